@@ -1,0 +1,27 @@
+"""scops: multimodal language models from one small set of parts.
+
+    model = scops.load("owl-tiny")
+    model.chat("What is this?", images=["owl.png"])
+
+Importing scops imports nothing heavy; `load`, `create` and `Model` come when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scops.model import Model, create, load
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "create", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Model", "create", "load"):
+        raise AttributeError(f"module 'scops' has no attribute {name!r}")
+    import scops.model
+
+    return getattr(scops.model, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "Model", "create", "load"]

@@ -1,0 +1,29 @@
+"""transformers' CLIPVisionModel -> our vision transformer."""
+
+from scops.checkpoints.keymap import KeyMap, LeadingAxes, Rule, dropped, same
+
+
+def clip_layer(theirs: str, ours: str) -> list[Rule]:
+    return [
+        same(theirs + "layer_norm1.{w}", ours + "attn.norm.{w}"),
+        same(theirs + "self_attn.q_proj.{w}", ours + "attn.body.q.{w}"),
+        same(theirs + "self_attn.k_proj.{w}", ours + "attn.body.k.{w}"),
+        same(theirs + "self_attn.v_proj.{w}", ours + "attn.body.v.{w}"),
+        same(theirs + "self_attn.out_proj.{w}", ours + "attn.body.o.{w}"),
+        same(theirs + "layer_norm2.{w}", ours + "mlp.norm.{w}"),
+        same(theirs + "mlp.fc1.{w}", ours + "mlp.body.up.{w}"),
+        same(theirs + "mlp.fc2.{w}", ours + "mlp.body.down.{w}"),
+    ]
+
+
+# Without the prefix `vision_model.`, as transformers 5 names it inside a CLIPVisionModel.
+HUB_CLIP_BARE = KeyMap(
+    same("embeddings.class_embedding", "cls", LeadingAxes(2)),
+    same("embeddings.position_embedding.weight", "positions", LeadingAxes(1)),
+    same("embeddings.patch_embedding.weight", "patch.weight"),
+    dropped("embeddings.position_ids", "counted anew"),
+    same("pre_layrnorm.{w}", "pre_norm.{w}"),  # spelt so in every published file
+    clip_layer("encoder.layers.{i}.", "blocks.{i}."),
+    same("post_layernorm.{w}", "post_norm.{w}"),
+)
+HUB_CLIP = HUB_CLIP_BARE.under(theirs="vision_model.")

@@ -1,0 +1,153 @@
+"""Reversible changes of tensors between a published layout and ours: load turns theirs into ours, save is its exact inverse."""
+
+# D width (columns)
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Op:
+    """The same tensors on both sides."""
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return tensors
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return tensors
+
+
+def shares_of(parts: int | Sequence[int]) -> tuple[int, ...]:
+    return (1,) * parts if isinstance(parts, int) else tuple(parts)
+
+
+def rows_of(rows: int, shares: tuple[int, ...], unit: int = 1) -> list[int]:
+    """How many of `rows` rows each share gets when the rows hold `unit` groups of all shares."""
+    whole = sum(shares) * unit
+    if rows % whole:
+        raise ValueError(f"{rows} rows cannot be divided into {unit} x {shares}")
+    return [rows // whole * share for share in shares]
+
+
+@dataclass(frozen=True)
+class Split(Op):
+    """One fused tensor, cut along dim 0 (fused qkv, kv, gate_up).
+
+    Args:
+        parts: a number of equal parts, or their sizes; only the ratio of sizes counts, so (4, 1, 1) is GQA's qkv at any width.
+    """
+
+    parts: int | tuple[int, ...]
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        (fused,) = tensors
+        return [part.clone() for part in fused.split(rows_of(len(fused), shares_of(self.parts)))]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(tensors)]
+
+
+@dataclass(frozen=True)
+class SplitPerHead(Op):
+    """One fused tensor whose rows are ordered (head, part, width): GPT-NeoX's query_key_value, InternLM2's wqkv.
+
+    Args:
+        parts: equal parts per head, or how many head widths each part takes: InternLM2 is (groups, 1, 1) with heads = kv heads.
+    """
+
+    parts: int | tuple[int, ...]
+    heads: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        (fused,) = tensors
+        widths = rows_of(len(fused), shares_of(self.parts), self.heads)
+        per_head = fused.unflatten(0, (self.heads, sum(widths)))
+        return [part.flatten(0, 1).contiguous().clone() for part in per_head.split(widths, dim=1)]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.cat([part.unflatten(0, (self.heads, -1)) for part in tensors], dim=1).flatten(0, 1)]
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Several tensors of theirs, one below the other in ours; the inverse of Split."""
+
+    parts: int | tuple[int, ...]
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return Split(self.parts).save(tensors)
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return Split(self.parts).load(tensors)
+
+
+@dataclass(frozen=True)
+class Stack(Op):
+    """Several tensors of theirs, stacked along a new first axis in ours (one per expert, per position)."""
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.stack(tensors)]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        (stacked,) = tensors
+        return [row.clone() for row in stacked]
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Theirs is (in, out), ours (out, in): GPT-2's Conv1D, projections kept as bare parameters."""
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.transpose(0, 1).contiguous() for tensor in tensors]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.load(tensors)
+
+
+@dataclass(frozen=True)
+class LeadingAxes(Op):
+    """Ours has `count` more leading axes of size one: a class token (D) that we keep as (1, 1, D)."""
+
+    count: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor[(None,) * self.count] for tensor in tensors]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        for tensor in tensors:
+            if tensor.shape[: self.count] != (1,) * self.count:
+                raise ValueError(f"shape {tuple(tensor.shape)} has no {self.count} leading axes of size 1")
+        return [tensor[(0,) * self.count] for tensor in tensors]
+
+
+@dataclass(frozen=True)
+class Unpermute(Op):
+    """Rotary rows paired (0, 1), (2, 3), ... in theirs (Meta's and llama.cpp's order), (0, H/2), (1, H/2 + 1), ... in ours."""
+
+    heads: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [self._swap(tensor, lambda rows: (self.heads, rows // self.heads // 2, 2)) for tensor in tensors]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [self._swap(tensor, lambda rows: (self.heads, 2, rows // self.heads // 2)) for tensor in tensors]
+
+    def _swap(self, tensor, axes) -> Tensor:
+        if len(tensor) % (2 * self.heads):
+            raise ValueError(f"{len(tensor)} rows are not {self.heads} heads of an even width")
+        return tensor.unflatten(0, axes(len(tensor))).transpose(1, 2).flatten(0, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Then(Op):
+    """One op after the other, as read from theirs to ours."""
+
+    first: Op
+    second: Op
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.second.load(self.first.load(tensors))
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.first.save(self.second.save(tensors))

@@ -1,0 +1,125 @@
+"""What travels from the processor to a system: Example (one row, numpy) and Batch (many rows, tensors).
+
+Everything that needs counting is counted here on the CPU, so that the device never has to answer a question.
+"""
+
+# B rows, T tokens, M media items of all rows in reading order, R selected flat positions (row * T + token)
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one prepared picture's tokens stand in an example."""
+
+    kind: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as numbers.
+
+    Args:
+        ids_T: token ids; at media positions the id has no meaning.
+        learn_T: True where the token is to be predicted.
+        media: by kind, prepared pictures (C, height, width) float32 in reading order.
+        digests: by kind, a full content digest per prepared picture (pixels and preparation).
+    """
+
+    ids_T: np.ndarray
+    learn_T: np.ndarray
+    spans: tuple[Span, ...] = ()
+    media: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str = ""
+    dataset: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where one kind of media stands in a batch.
+
+    Args:
+        index_R: flat positions of all media tokens, items in reading order.
+        row_M, start_M, length_M: the same per item, on the host.
+    """
+
+    index_R: Tensor
+    row_M: tuple[int, ...]
+    start_M: tuple[int, ...]
+    length_M: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Tokens sorted by expert: index[e] holds the flat positions that expert e treats; inverse_R puts them back in order."""
+
+    index: tuple[Tensor, ...]
+    inverse_R: Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Supervised predictions only: at flat position index_R the next token is ids_R."""
+
+    index_R: Tensor
+    ids_R: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal length, padded on the right.
+
+    Args:
+        positions_BT: position of each token within its own document.
+        lengths: tokens of each row that are not padding, on the host.
+        documents: per row, where its documents start (packing); every row is one document when all are (0,).
+        media: by kind, prepared pictures of all rows (M, C, height, width).
+        features: by kind, what the encoder made of them (M, P, D), when that is known already.
+    """
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    lengths: tuple[int, ...]
+    documents: tuple[tuple[int, ...], ...]
+    where: Mapping[str, Where] = field(default_factory=dict)
+    route: Route | None = None
+    targets: Targets | None = None
+    media: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    @property
+    def packed(self) -> bool:
+        return any(len(starts) > 1 for starts in self.documents)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return sum(self.lengths)
+
+    def to(self, device: object) -> "Batch":
+        """The same batch with every tensor on a device."""
+        return replace(self, **{name: _moved(getattr(self, name), device) for name in self.__dataclass_fields__})
+
+
+def _moved(value: object, device: object) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Where | Targets | Route):
+        return replace(value, **{name: _moved(getattr(value, name), device) for name in value.__dataclass_fields__})
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value

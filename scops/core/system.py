@@ -1,0 +1,41 @@
+"""What training and generation may ask of a system."""
+
+# B rows, T tokens, D width, V vocabulary, M media items, Q tokens per item
+from typing import Protocol
+
+from torch import Tensor
+
+from scops.core.batch import Batch
+from scops.core.session import Session
+
+
+class Decoder(Protocol):
+    """A system that reads media and text and writes text. It is also an nn.Module."""
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """By kind, the encoder's features (M, P, D); frozen encoders let these be kept instead of pixels."""
+        ...
+
+    def connect(self, batch: Batch) -> dict[str, Tensor]:
+        """By kind, media as tokens of the language model (M, Q, D)."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Word embeddings, ids.shape + (D,)."""
+        ...
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, T, D) before the language head."""
+        ...
+
+    def head(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        ...
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, T, V)."""
+        ...
+
+    def session(self, batch: Batch, capacity: int) -> Session:
+        """A cached conversation of at most `capacity` tokens per row."""
+        ...

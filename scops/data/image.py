@@ -1,0 +1,232 @@
+"""Pictures: any file that people have -> an upright RGB picture -> the numbers that an encoder takes.
+
+Alpha is laid over white (what a reader of the picture sees), EXIF rotation is applied, 16-bit grey is scaled, of an
+animation the first frame counts. Nothing is fetched from the network, and formats that run other programs are not read.
+"""
+
+# C channels
+import base64
+import binascii
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scops.core.layout import Pixels
+from scops.data.errors import MediaError
+
+Source = Path | str | bytes | Image.Image
+
+PIXEL_LIMIT = 178_956_970
+"""A picture of more pixels is refused before it is unpacked (512 MiB as RGB)."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "TGA")
+FITS = ("stretch", "crop", "pad")
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image.Image:
+    """An upright RGB picture.
+
+    Args:
+        source: a file, its bytes, a base64 data URL, or a picture of Pillow.
+        name: the row, for the error.
+        limit: the most pixels; Pillow itself stops at 178,956,970 whatever is allowed here.
+    Raises:
+        MediaError: naming row and file.
+    """
+    with _opened(source, name, limit) as image:
+        image.load()
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after load: TIFF turns itself there
+        rgb = _rgb(image)
+        return rgb.transpose(turn) if turn is not None else rgb
+
+
+def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+    """(height, width) of what `decode` would give, from the file's header only."""
+    with _opened(source, name, limit) as image:
+        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size if sideways else image.size[::-1]
+
+
+def digest(source: Source, pixels: Pixels, name: str = "") -> str:
+    """The content (the file's bytes, or the pixels of a picture in memory) and its preparation as 64 hex digits.
+
+    Nothing is unpacked, so that what is known already need not be.
+    """
+    if isinstance(source, Image.Image):
+        head, content = f"{source.mode} {source.size} {source.getexif().get(_ORIENTATION, 1)}", source.tobytes()
+        head += repr((source.getpalette(), source.info.get("transparency")))
+    else:
+        head, content = "file", _content(source, name)
+    return hashlib.sha256(f"{head} {pixels!r}\n".encode() + content).hexdigest()
+
+
+def prepare(image: Image.Image, pixels: Pixels, *, name: str = "") -> np.ndarray:
+    """(C, height, width) float32, equal to the bit to transformers' Pillow processors: fit, x / 255, - mean, / std."""
+    if pixels.fit not in FITS:
+        raise ValueError(f"a picture is fitted by one of {', '.join(FITS)}, not {pixels.fit!r}")
+    small = np.asarray(_fitted(image, pixels, name))
+    levels = (np.arange(256) * (1 / 255)).astype(np.float32)
+    mean, std = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
+    tables = (levels - mean[:, None]) / std[:, None]
+    return np.stack([table[small[..., channel]] for channel, table in enumerate(tables)])
+
+
+def _fitted(image: Image.Image, pixels: Pixels, name: str) -> Image.Image:
+    filter_ = Image.Resampling[pixels.resample.upper()]
+    height, width = pixels.height, pixels.width
+    if pixels.fit == "pad":
+        image = _squared(image, tuple(int(level * 255) for level in pixels.mean), name)
+    if pixels.fit != "crop":
+        return image.resize((width, height), filter_)
+    wide, high = image.size
+    by_height = height * wide >= width * high
+    new_wide, new_high = (height * wide // high, height) if by_height else (width, width * high // wide)
+    left, top = (new_wide - width) // 2, (new_high - height) // 2
+    if new_wide * new_high <= PIXEL_LIMIT:
+        return image.resize((new_wide, new_high), filter_).crop((left, top, left + width, top + height))
+    # so thin that the uncropped picture would not fit in memory: the same numbers up to rounding of the filter
+    step_x, step_y = wide / new_wide, high / new_high
+    box = (left * step_x, top * step_y, (left + width) * step_x, (top + height) * step_y)
+    return image.resize((width, height), filter_, box=box)
+
+
+def _squared(image: Image.Image, colour: tuple[int, ...], name: str) -> Image.Image:
+    wide, high = image.size
+    side = max(wide, high)
+    if side * side > PIXEL_LIMIT:
+        raise MediaError(
+            f"{_where(image, name)}: {high}x{wide} is too thin to be padded to a square ({PIXEL_LIMIT} pixels)"
+        )
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - wide) // 2, (side - high) // 2))
+    return square
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # premultiplied
+    rgba = (image.convert(straight) if straight else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Deep grey to 8 bits: integers are 16-bit levels, floats are in [0, 1]."""
+    levels, top = np.asarray(image), 1.0 if image.mode == "F" else 65535
+    if not (levels.min() >= 0 and levels.max() <= top):  # so that NaN fails too
+        raise ValueError(f"mode {image.mode} is read from 0 to {top}, not {levels.min()} to {levels.max()}")
+    grey = np.rint(levels * (255 / top)).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[levels == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+@contextmanager
+def _opened(source: Source, name: str, limit: int) -> Iterator[Image.Image]:
+    """The picture, checked but not unpacked; whatever goes wrong inside becomes a MediaError."""
+    where = _where(source, name)
+    try:
+        with _open(source, name) as image:
+            if not image.width or not image.height:
+                raise MediaError(f"{where}: the picture is {image.height}x{image.width}, so it has no pixels")
+            if image.width * image.height > limit:
+                raise MediaError(
+                    f"{where}: the picture is {image.height}x{image.width}, over the limit of {limit} pixels"
+                )
+            yield image
+    except MediaError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise MediaError(
+            f"{where}: this is not a picture but {_looks(source)}; read are {', '.join(FORMATS)}"
+        ) from error
+    except Exception as error:  # hostile files make decoders raise anything
+        raise MediaError(f"{where}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def _open(source: Source, name: str) -> Iterator[Image.Image]:
+    if isinstance(source, Image.Image):
+        yield source  # the caller's: not closed here
+        return
+    file = _existing(source, name) if isinstance(source, Path) else io.BytesIO(_content(source, name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is an error
+        image = Image.open(file, formats=FORMATS)
+    with image:
+        yield image
+
+
+def _content(source: Path | str | bytes, name: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Path):
+        return _existing(source, name).read_bytes()
+    if isinstance(source, str):
+        return unpack_url(source, name) if is_url(source) else _existing(Path(source), name).read_bytes()
+    raise MediaError(f"{_where(source, name)}: a picture is a path, bytes, a data URL or a Pillow image")
+
+
+def is_url(text: str) -> bool:
+    return text.startswith("data:") or "://" in text
+
+
+def unpack_url(url: str, name: str = "") -> bytes:
+    """The bytes in a base64 data URL; other addresses are refused, since nothing is fetched."""
+    head, comma, body = url.partition(",")
+    if not head.startswith("data:"):
+        raise MediaError(f"{_where(url, name)}: addresses are not fetched; give a file, bytes or a data URL")
+    if not comma or not head.endswith(";base64"):
+        raise MediaError(
+            f"{_where(url, name)}: a data URL is 'data:image/png;base64,...', this one begins {head[:40]!r}"
+        )
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise MediaError(f"{_where(url, name)}: the data URL is not base64: {error}") from error
+
+
+def _existing(path: Path, name: str) -> Path:
+    if path.is_file():
+        return path
+    found = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
+    raise MediaError(f"{_where(path, name)}: the picture's file is {found}")
+
+
+def _where(source: object, name: str) -> str:
+    what = (
+        str(source) if isinstance(source, Path | str) else f"{len(source)} bytes" if isinstance(source, bytes) else ""
+    )
+    what = what if len(what) <= 200 else what[:60] + "..."
+    what = what or type(source).__name__
+    return f"{name} ({what})" if name else what
+
+
+def _looks(source: Source) -> str:
+    start = source.read_bytes()[:64] if isinstance(source, Path) else _content(source, "")[:64]
+    if not start:
+        return "an empty file"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if start.isascii():
+        return f"text that begins {start[:24].decode()!r}"
+    return f"data that begins {start[:8].hex(' ')}"

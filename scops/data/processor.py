@@ -1,0 +1,182 @@
+"""Sample -> Example: the conversation as token ids, with what is learnt and where media stand, all made in one pass.
+
+No flat prompt is ever searched: text is encoded as text, so that no words of a user can become a token of the template
+or a media slot.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from scops.core.batch import Example, Span
+from scops.core.layout import Layout, MediaLayout, Piece, Segment, Slot, Special
+from scops.core.names import nearest
+from scops.core.sample import Media, Sample, Text, Turn
+from scops.data.errors import MediaError, NothingToLearn, TooLong
+from scops.data.image import decode, digest, measure, prepare
+from scops.data.template import segments
+from scops.data.tokenizer import Tokenizer
+
+OVERFLOW = ("error", "drop", "shorten")
+PLACEHOLDER = 0
+"""The id at media positions, where ids have no meaning; any tokenizer has it."""
+
+
+class Processor:
+    """Makes examples for one system.
+
+    Args:
+        overflow: what is too long is an "error" for the run, or a row to "drop" and count (both raise TooLong, the
+            loader looks at this), or loses its oldest exchanges ("shorten": whole turns with their media; the opening
+            system turn and the last exchange stay, in training also something to learn, else TooLong).
+        capacity: the longest example in tokens; the system's context unless given.
+        known: asked with a picture's digest; when all pictures of a sample are known (their features are kept
+            somewhere) they are not unpacked, and the example brings digests but no media.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        tokenizer: Tokenizer,
+        *,
+        overflow: str = "error",
+        capacity: int | None = None,
+        known: Callable[[str], bool] | None = None,
+    ) -> None:
+        if overflow not in OVERFLOW:
+            raise ValueError(f"overflow is one of {', '.join(OVERFLOW)}, not {overflow!r}")
+        capacity = layout.context if capacity is None else capacity
+        if not 1 <= capacity <= layout.context:
+            raise ValueError(f"capacity is 1 to {layout.context} (the system's context), not {capacity}")
+        self.layout, self.tokenizer = layout, tokenizer
+        self.overflow, self.capacity, self.known = overflow, capacity, known
+
+    def __call__(self, sample: Sample, *, reply: bool = False) -> Example:
+        """The sample as numbers.
+
+        Args:
+            reply: a prompt that ends where the assistant begins to answer; otherwise a row to learn from.
+        Raises:
+            MediaError, TooLong, NothingToLearn: naming the sample.
+        """
+        sample, example = self._fitted(sample, reply)
+        digests: dict[str, list[str]] = {}
+        for item in sample.media:
+            made = digest(item.source, self._media(item).pixels, item.name or sample.name)
+            digests.setdefault(item.kind, []).append(made)
+        frozen = {kind: tuple(many) for kind, many in digests.items()}
+        if self.known and frozen and all(self.known(one) for many in frozen.values() for one in many):
+            return replace(example, digests=frozen)
+        media: dict[str, list[np.ndarray]] = {}
+        for item in sample.media:
+            name = item.name or sample.name
+            made = prepare(decode(item.source, name), self._media(item).pixels, name=name)
+            media.setdefault(item.kind, []).append(made)
+        return replace(example, digests=frozen, media={kind: tuple(many) for kind, many in media.items()})
+
+    def outline(self, sample: Sample, *, reply: bool = False) -> Example:
+        """The example without its media: of pictures only the headers are read, so counting is fast."""
+        return self._fitted(sample, reply)[1]
+
+    def _fitted(self, sample: Sample, reply: bool) -> tuple[Sample, Example]:
+        """The sample that fits, shortened where the policy says so."""
+        example = self._write(sample, reply)
+        found = len(example)
+        while len(example) > self.capacity:
+            turns = _without_oldest(sample.turns) if self.overflow == "shorten" else None
+            if turns is None:
+                media = sum(span.length for span in example.spans)
+                raise TooLong(
+                    f"{sample.name}: {found} tokens ({media} of media), but there is room for {self.capacity}"
+                    if found == len(example)
+                    else f"{sample.name}: {found} tokens, still {len(example)} ({media} of media) with the last exchange "
+                    f"alone, but there is room for {self.capacity}"
+                )
+            sample = replace(sample, turns=turns)
+            example = self._write(sample, reply)
+        if not reply and not example.learn_T[1:].any():
+            raise NothingToLearn(
+                f"{sample.name}: none of {len(example)} tokens is learnt"
+                + (f" after {found - len(example)} were cut" if found > len(example) else "")
+                + f"; roles: {', '.join(turn.role for turn in sample.turns)}"
+            )
+        return sample, example
+
+    def _write(self, sample: Sample, reply: bool) -> Example:
+        pen = _Pen(self.tokenizer)
+        for segment in segments(self.layout.template, sample.turns, reply=reply):
+            pieces = self._arranged(segment, sample) if isinstance(segment.piece, Media) else (segment.piece,)
+            for piece in pieces:
+                pen.write(piece, segment.learn)
+        return pen.example(sample)
+
+    def _arranged(self, segment: Segment, sample: Sample) -> Sequence[Piece | Slot]:
+        item = segment.piece
+        height, width = measure(item.source, item.name or sample.name)
+        pieces = self._media(item).arrange(height, width)
+        slots = [piece.kind for piece in pieces if isinstance(piece, Slot)]
+        if slots != [item.kind]:
+            raise ValueError(
+                f"{item.kind!r} of {height}x{width} is one prepared picture, but its layout has slots {slots}"
+            )
+        return pieces
+
+    def _media(self, item: Media) -> MediaLayout:
+        known = self.layout.media
+        if item.kind not in known:
+            raise MediaError(f"{item.name}: this system takes no {item.kind!r}{nearest(item.kind, known)}")
+        return known[item.kind]
+
+
+@dataclass
+class _Pen:
+    """Writes pieces; text waits for its neighbours of the same kind, to be encoded together as published prompts are."""
+
+    tokenizer: Tokenizer
+    ids: list[int] = field(default_factory=list)
+    learn: list[bool] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    waiting: str = ""
+    waiting_learn: bool = False
+
+    def write(self, piece: Piece | Text | Slot, learn: bool) -> None:
+        if not isinstance(piece, Special | Slot):
+            if learn != self.waiting_learn:
+                self._flush()
+            self.waiting, self.waiting_learn = self.waiting + piece.text, learn
+            return
+        self._flush()
+        if isinstance(piece, Special):
+            self._put([self.tokenizer.id_of(piece.token)], learn)
+        else:
+            self.spans.append(Span(piece.kind, len(self.ids), piece.tokens))
+            self._put([PLACEHOLDER] * piece.tokens, False)
+
+    def example(self, sample: Sample) -> Example:
+        self._flush()
+        return Example(
+            np.array(self.ids, np.int64),
+            np.array(self.learn, np.bool_),
+            tuple(self.spans),
+            name=sample.name,
+            dataset=sample.dataset,
+        )
+
+    def _flush(self) -> None:
+        if self.waiting:
+            self._put(self.tokenizer.encode_text(self.waiting), self.waiting_learn)
+        self.waiting = ""
+
+    def _put(self, ids: list[int], learn: bool) -> None:
+        self.ids += ids
+        self.learn += [learn] * len(ids)
+
+
+def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
+    """Without the oldest exchange (all up to the second user turn) after the opening system turn; None if it is the last."""
+    first = 1 if turns[0].role == "system" else 0
+    asks = [at for at, turn in enumerate(turns) if turn.role == "user" and at >= first]
+    later = [at for at in asks if at > first]
+    # an assistant's greeting before the first question is the oldest exchange by itself
+    return turns[:first] + turns[later[0] :] if later else None

@@ -1,0 +1,1 @@
+"""From a session to words. Knows no model: everything goes through the Session protocol of floor 0."""

@@ -1,0 +1,1 @@
+"""Floor 4: measuring and checking what is there."""

@@ -1,0 +1,45 @@
+"""A language model is an embedding, blocks, a norm and a head; what the blocks do is their own affair."""
+
+# B rows, T tokens, D width, V vocabulary
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from scops.nn.context import Context
+
+
+class LanguageModel(nn.Module):
+    """ids -> embed -> blocks -> norm -> head.
+
+    Args:
+        head: nn.Linear, or None for one tied to the embedding.
+        window: how far back a token sees (Mistral's sliding window); None for all the way.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Embedding,
+        blocks: Sequence[nn.Module],
+        *,
+        norm: nn.Module,
+        head: nn.Linear | None,
+        window: int | None = None,
+    ):
+        super().__init__()
+        self.embed, self.blocks, self.norm, self.window = embed, nn.ModuleList(blocks), norm, window
+        if head is not None:
+            self.head = head
+
+    @property
+    def tied(self) -> bool:
+        return "head" not in self._modules
+
+    def hidden(self, x_BTD: Tensor, ctx: Context) -> Tensor:
+        for block in self.blocks:
+            x_BTD = block(x_BTD, ctx)
+        return self.norm(x_BTD)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return linear(x, self.embed.weight) if self.tied else self.head(x)

@@ -1,0 +1,135 @@
+"""A system that reads media and text and writes text: encoders -> connectors -> placement -> language model."""
+
+# B rows, T tokens, M media items of all rows, P features per item, Q tokens per item, D width, V vocabulary
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scops.core.batch import Batch, Where
+from scops.language.model import LanguageModel
+from scops.nn.attention import number_slots
+from scops.nn.cache import Cache, FixedCache
+from scops.nn.context import Context
+from scops.ops.attention import realise
+from scops.ops.masks import Causal, Documents, Mask, Real, Window
+
+
+class Placement(Protocol):
+    """Where a modality's tokens go: into the sequence, or beside it."""
+
+    def place(self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context) -> tuple[Tensor, Context]: ...
+
+
+class Inline:
+    """Over the placeholders; the processor has already written one placeholder per token."""
+
+    def place(self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context) -> tuple[Tensor, Context]:
+        made = tokens_MQD.shape[0] * tokens_MQD.shape[1]
+        if made != len(where.index_R):
+            raise ValueError(f"the text has room for {len(where.index_R)} media tokens ({len(where.row_M)} items), but the "
+                             f"connector made {tokens_MQD.shape[0]} x {tokens_MQD.shape[1]} = {made}; "
+                             "the layout and the connector disagree on tokens per item")
+        flat = x_BTD.flatten(0, 1).index_copy(0, where.index_R, tokens_MQD.flatten(0, 1).to(x_BTD.dtype))
+        return flat.unflatten(0, x_BTD.shape[:2]), ctx
+
+
+class MediaInput(nn.Module):
+    """One modality: encoder, connector, and where the result goes."""
+
+    def __init__(self, encoder: nn.Module, connector: nn.Module, placement: Placement):
+        super().__init__()
+        self.encoder, self.connector, self.placement = encoder, connector, placement
+
+
+class MultimodalDecoder(nn.Module):
+    """Satisfies scops.core.system.Decoder. Each keyword is a kind of media; its module stands at that name."""
+
+    def __init__(self, language: LanguageModel, **inputs: MediaInput):
+        super().__init__()
+        self.kinds = tuple(inputs)
+        for kind, module in inputs.items():
+            self.add_module(kind, module)
+        self.language = language
+        number_slots(self)
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """By kind (M, P, D): features that the batch brings, or what the encoder makes of its pictures."""
+        unknown = (set(batch.media) | set(batch.features)) - set(self.kinds)
+        if unknown:
+            raise ValueError(f"the batch has media of kind {sorted(unknown)}, but this system reads "
+                             f"{', '.join(self.kinds) or 'text alone'}")
+        made = {kind: self.get_submodule(kind).encoder(media) for kind, media in batch.media.items()}
+        return made | dict(batch.features)
+
+    def connect(self, batch: Batch) -> dict[str, Tensor]:
+        return {kind: self.get_submodule(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.language.embed(ids)
+
+    def read(self, batch: Batch, cache: Cache | None = None, visible: Mask | None = None) -> tuple[Tensor, Context]:
+        """Embeddings and context of the whole batch: the only place that knows how media enters."""
+        x_BTD = self.embed(batch.ids_BT)
+        mask = visible or (Documents(batch.documents) if batch.packed else Causal())
+        if self.language.window is not None and x_BTD.shape[1] > self.language.window:
+            mask = mask & Window(self.language.window)
+        rows, tokens = batch.ids_BT.shape
+        seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
+        ctx = Context(batch.positions_BT, seen, batch.route, cache=cache)
+        for kind, tokens_MQD in self.connect(batch).items():
+            x_BTD, ctx = self.get_submodule(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
+        return x_BTD, ctx
+
+    def hidden(self, batch: Batch) -> Tensor:
+        return self.language.hidden(*self.read(batch))
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.language.logits(x)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, T, V). Padding on the right sees what stands before it and is seen by none."""
+        return self.head(self.hidden(batch))
+
+    def masked(self, batch: Batch) -> Tensor:
+        """(B, T, V) with padding hidden from padding too: what references with an attention mask compute."""
+        lengths_B1 = torch.tensor(batch.lengths, device=batch.ids_BT.device)[:, None]
+        real_BT = torch.arange(batch.ids_BT.shape[1], device=batch.ids_BT.device) < lengths_B1
+        x_BTD, ctx = self.read(batch, visible=Causal() & Real(real_BT))
+        return self.head(self.language.hidden(x_BTD, ctx))
+
+    def session(self, batch: Batch, capacity: int) -> "CachedSession":
+        rows = batch.ids_BT.shape[0]
+        return CachedSession(self, batch, FixedCache(rows, capacity, device=batch.ids_BT.device))
+
+
+class CachedSession:
+    """Reads the batch once, then one token per row and step."""
+
+    def __init__(self, system: MultimodalDecoder, batch: Batch, cache: Cache):
+        if batch.packed:
+            raise ValueError("a session needs one document per row, but this batch is packed")
+        self.system, self.cache = system, cache
+        x_BTD, ctx = system.read(batch, cache)
+        hidden_BTD = system.language.hidden(x_BTD, ctx)
+        lengths_B = torch.tensor(batch.lengths, device=x_BTD.device)
+        cache.advance(lengths_B)
+        last_BD = hidden_BTD[torch.arange(len(lengths_B), device=x_BTD.device), lengths_B - 1]
+        self.logits_BV = system.head(last_BD)
+        self.position_B = lengths_B
+        self.ctx = replace(ctx, route=None)
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        language = self.system.language
+        visible = self.cache.visible(1, language.window)
+        ctx = replace(self.ctx, positions_BT=self.position_B[:, None], visible=visible)
+        hidden_B1D = language.hidden(self.system.embed(ids_B[:, None]), ctx)
+        self.cache.advance(torch.ones_like(ids_B))
+        self.position_B = self.position_B + 1
+        self.logits_BV = self.system.head(hidden_B1D[:, 0])
+        return self.logits_BV
+
+    def select(self, rows_R: Tensor) -> None:
+        self.cache.select(rows_R)
+        self.position_B, self.logits_BV = self.position_B[rows_R], self.logits_BV[rows_R]

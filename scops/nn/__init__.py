@@ -1,0 +1,1 @@
+"""Floor 1: the stack that every body is built of."""

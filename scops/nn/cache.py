@@ -1,0 +1,140 @@
+"""Keys and values of tokens already read. Knows neither layers nor what keys mean."""
+
+# B rows, K key heads, T new tokens, S kept tokens, H head width, R chosen rows
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Cache(Protocol):
+    """One face for growing, fixed (and later paged) memory of keys and values.
+
+    A forward appends its tokens at every attention's slot; then `advance` says how many of them each row keeps.
+    """
+
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
+        """Put new tokens behind the old ones; returns all keys and values, (B, K, S, H) each."""
+        ...
+
+    def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
+        """Keys and values that never change while text grows (of a memory): made at the first call."""
+        ...
+
+    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
+        """bool (B, 1, T, S): what each of the next `tokens` may see; None when the cache is empty (plain causal)."""
+        ...
+
+    def advance(self, tokens_B: Tensor) -> None:
+        """Each row keeps its first tokens_B of what was appended last; the rest was padding."""
+        ...
+
+    def select(self, rows_R: Tensor) -> None:
+        """Keep, drop, repeat or reorder rows."""
+        ...
+
+
+class FixedCache:
+    """Preallocated, with a length per row: padding is overwritten by the next token.
+
+    Args:
+        capacity: most tokens per row.
+    """
+
+    def __init__(self, rows: int, capacity: int, *, device: torch.device | str = "cpu"):
+        self.capacity, self.filled = capacity, 0
+        self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
+        self.slots: dict[int, Pair] = {}
+        self.fixed: dict[int, Pair] = {}
+        self._new = 0
+
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
+        self._new = k_BKTH.shape[2]
+        end = self.filled + self._new
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
+                             "make the session with a larger capacity")
+        if slot not in self.slots:
+            self.slots[slot] = tuple(x.new_zeros(*x.shape[:2], self.capacity, x.shape[3]) for x in (k_BKTH, v_BKTH))
+        place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
+        row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
+        for kept, new in zip(self.slots[slot], (k_BKTH, v_BKTH), strict=True):
+            kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
+        k, v = self.slots[slot]
+        return k[:, :, :end], v[:, :, :end]
+
+    def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
+        if slot not in self.fixed:
+            self.fixed[slot] = make()
+        return self.fixed[slot]
+
+    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
+        if not self.slots:
+            return None
+        keys_S = torch.arange(self.filled + tokens, device=self.lengths_B.device)
+        place_BT = self.lengths_B[:, None] + torch.arange(tokens, device=self.lengths_B.device)
+        seen_BTS = keys_S <= place_BT[..., None]
+        if window is not None:
+            seen_BTS &= place_BT[..., None] - keys_S < window
+        return seen_BTS[:, None]
+
+    def advance(self, tokens_B: Tensor) -> None:
+        self.lengths_B = self.lengths_B + tokens_B
+        self.filled += self._new
+
+    def select(self, rows_R: Tensor) -> None:
+        self.lengths_B = self.lengths_B[rows_R]
+        self.slots = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.slots.items()}
+        self.fixed = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.fixed.items()}
+
+
+class GrowingCache:
+    """Concatenates and remembers which tokens are real: slow, obvious, the measure of FixedCache."""
+
+    def __init__(self, rows: int, *, device: torch.device | str = "cpu"):
+        self.real_BS = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        self.place_BS = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.slots: dict[int, Pair] = {}
+        self.fixed: dict[int, Pair] = {}
+        self._new = 0
+
+    @property
+    def lengths_B(self) -> Tensor:
+        return self.real_BS.sum(1)
+
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
+        self._new = k_BKTH.shape[2]
+        old = self.slots.get(slot)
+        self.slots[slot] = (k_BKTH, v_BKTH) if old is None else (torch.cat([old[0], k_BKTH], 2), torch.cat([old[1], v_BKTH], 2))
+        return self.slots[slot]
+
+    def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
+        if slot not in self.fixed:
+            self.fixed[slot] = make()
+        return self.fixed[slot]
+
+    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
+        if not self.slots:
+            return None
+        rows = len(self.real_BS)
+        new_T = torch.arange(tokens, device=self.real_BS.device)
+        place_BT = self.lengths_B[:, None] + new_T
+        old_BTS = self.real_BS[:, None].expand(-1, tokens, -1)
+        seen_BTS = torch.cat([old_BTS, (new_T <= new_T[:, None]).expand(rows, -1, -1)], 2)
+        if window is not None:
+            key_BS = torch.cat([self.place_BS, place_BT], 1)
+            seen_BTS = seen_BTS & (place_BT[..., None] - key_BS[:, None] < window)
+        return seen_BTS[:, None]
+
+    def advance(self, tokens_B: Tensor) -> None:
+        new_T = torch.arange(self._new, device=self.real_BS.device)
+        self.place_BS = torch.cat([self.place_BS, self.lengths_B[:, None] + new_T], 1)
+        self.real_BS = torch.cat([self.real_BS, new_T < tokens_B[:, None]], 1)
+
+    def select(self, rows_R: Tensor) -> None:
+        self.real_BS, self.place_BS = self.real_BS[rows_R], self.place_BS[rows_R]
+        self.slots = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.slots.items()}
+        self.fixed = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.fixed.items()}

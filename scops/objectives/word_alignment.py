@@ -1,0 +1,69 @@
+"""Pull each picture towards the word embeddings of its answer, away from the other answers of the batch.
+
+InfoNCE in both directions (CLIP, arXiv 2103.00020, section 2.3), but the text side is the language model's own embedding
+table, so that no pass through the language model is needed. Equal answers are positives of each other.
+"""
+
+# B rows, T tokens, D width, M media items, Q tokens per item, N pairs, R supervised positions
+from collections import Counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scops.core.batch import Batch
+from scops.core.loss import Loss
+from scops.core.system import Decoder
+from scops.objectives.next_token import targets_of
+
+TEMPERATURE = 0.07
+
+
+def word_alignment(system: Decoder, batch: Batch, state: dict[str, Tensor]) -> Loss:
+    """Summed over pairs: the rows that have exactly one picture. Other rows do not take part."""
+    kept = _pairs(batch)
+    if not kept:
+        return Loss(torch.zeros((), device=batch.ids_BT.device), 0, "pair")
+    tokens = system.connect(batch)
+    pictures = {row: tokens[kind][item] for row, (kind, item) in kept.items()}
+    picture_ND = torch.stack([tokens_QD.float().mean(0) for tokens_QD in pictures.values()])
+    words_BD, ids_BT = _answers(system, batch)
+    rows_N = torch.tensor(list(kept), device=batch.ids_BT.device)
+    scores_NN = F.normalize(picture_ND, dim=-1) @ F.normalize(words_BD[rows_N], dim=-1).T / TEMPERATURE
+    answers_NT = ids_BT[rows_N]
+    equal_NN = (answers_NT[:, None] == answers_NT[None]).all(-1)
+    sums = _towards(scores_NN, equal_NN) + _towards(scores_NN.T, equal_NN)
+    best_N = scores_NN.detach().argmax(-1, keepdim=True)
+    return Loss(sums / 2, len(kept), "pair", {"accuracy": (equal_NN.gather(1, best_N).sum(), len(kept))})
+
+
+def single_pictures(batch: Batch) -> int:
+    return len(_pairs(batch))
+
+
+def _pairs(batch: Batch) -> dict[int, tuple[str, int]]:
+    """By row with exactly one picture: its kind and place among the media of that kind."""
+    if batch.packed:
+        raise ValueError("word_alignment needs one conversation per row, but this batch is packed; leave out `packing`")
+    found = {row: (kind, item) for kind, where in batch.where.items() for item, row in enumerate(where.row_M)}
+    pictures = Counter(row for where in batch.where.values() for row in where.row_M)
+    return {row: place for row, place in sorted(found.items()) if pictures[row] == 1}
+
+
+def _answers(system: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Per row, the mean word embedding of its targets (B, D), and their ids from the left, -1 behind them (B, T)."""
+    targets, (rows, length) = targets_of(batch), batch.ids_BT.shape
+    row_R = targets.index_R // length
+    ones_R = torch.ones_like(row_R)
+    count_B = row_R.new_zeros(rows).index_add_(0, row_R, ones_R)
+    place_R = torch.arange(len(row_R), device=row_R.device) - (count_B.cumsum(0) - count_B)[row_R]
+    ids_BT = torch.full_like(batch.ids_BT, -1).index_put((row_R, place_R), targets.ids_R)
+    words_RD = system.embed(targets.ids_R).float()
+    sums_BD = words_RD.new_zeros(rows, words_RD.shape[-1]).index_add(0, row_R, words_RD)
+    return sums_BD / count_B[:, None].clamp(min=1), ids_BT
+
+
+def _towards(scores_NN: Tensor, positive_NN: Tensor) -> Tensor:
+    """Sum over rows of -log(share of the softmax that falls on positives)."""
+    wanted_N = scores_NN.masked_fill(~positive_NN, -torch.inf).logsumexp(-1)
+    return (scores_NN.logsumexp(-1) - wanted_N).sum()

@@ -1,0 +1,114 @@
+"""Who may see whom, as predicates over indices; attention realises them per kernel.
+
+A predicate takes (b, h, q, k) index tensors that broadcast and returns bool, True where query q of row b may see key k:
+FlexAttention's form, so that one statement serves a dense mask, a block mask and a reader.
+"""
+
+# B rows, T queries, S keys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Mask:
+    """A predicate; `a & b` sees what both let see."""
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __and__(self, other: "Mask") -> "Mask":
+        return Both(self, other)
+
+    def dense(self, rows: int, queries: int, keys: int, device: torch.device | str) -> Tensor:
+        """bool (B, 1, T, S)."""
+
+        def index(size: int, axis: int) -> Tensor:
+            return torch.arange(size, device=device).unflatten(0, [size if a == axis else 1 for a in range(4)])
+
+        seen = self(index(rows, 0), index(1, 1), index(queries, 2), index(keys, 3))
+        return seen.expand(rows, 1, queries, keys)
+
+
+@dataclass(frozen=True)
+class Both(Mask):
+    first: Mask
+    second: Mask
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return self.first(b, h, q, k) & self.second(b, h, q, k)
+
+
+@dataclass(frozen=True)
+class Causal(Mask):
+    """A token sees itself and what came before."""
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return k <= q
+
+
+@dataclass(frozen=True)
+class Window(Mask):
+    """A token sees nothing `size` or more places before it (Mistral 7B, arXiv 2310.06825, section 2)."""
+
+    size: int
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return q - k < self.size
+
+
+@dataclass(frozen=True)
+class Real(Mask):
+    """Keys that are not padding. keys_BS: bool."""
+
+    keys_BS: Tensor
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return self.keys_BS[b, k]
+
+
+@dataclass(frozen=True)
+class Documents(Mask):
+    """Causal within one document of a packed row.
+
+    Args:
+        starts: per row, where its documents start, first always 0; on the host, so that kernels may loop over documents.
+    """
+
+    starts: tuple[tuple[int, ...], ...]
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        most = max(map(len, self.starts))
+        starts = torch.tensor([row + (row[-1],) * (most - len(row)) for row in self.starts], device=q.device)
+        number = lambda at: (at[..., None] >= starts[b]).sum(-1)  # noqa: E731
+        return (number(q) == number(k)) & (k <= q)
+
+
+@dataclass(frozen=True)
+class Seen(Mask):
+    """Media in a memory, by the number of items that stand before each token.
+
+    Args:
+        items_seen_BT: media items met up to and including each token.
+        item_BS: 1-based number of the item each memory slot belongs to, 0 for padding.
+        rule: `latest` or `earlier`.
+    """
+
+    items_seen_BT: Tensor
+    item_BS: Tensor
+    rule: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        item = self.item_BS[b, k]
+        return self.rule(self.items_seen_BT[b, q], item) & (item > 0)
+
+
+def latest(items_seen: Tensor, item: Tensor) -> Tensor:
+    """A token sees the media item just before it and no other (Flamingo, arXiv 2204.14198, section 2.3)."""
+    return items_seen == item
+
+
+def earlier(items_seen: Tensor, item: Tensor) -> Tensor:
+    """A token sees every media item before it."""
+    return items_seen >= item

@@ -1,0 +1,104 @@
+"""Floor 3: one file per published system, and one literal table of them.
+
+A system's file holds: TITLE and PAPER; `Spec` (how big) and SIZES; `build(spec)`; KEYS (how published); `spec_of(config)` (which
+published config.json is meant); `layout(spec)` (how read); STAGES (how trained); `origins(spec)` (where default weights come from).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from types import ModuleType, UnionType
+from typing import Any, get_args, get_type_hints
+
+from scops.core.names import nearest
+
+
+@dataclass(frozen=True)
+class System:
+    """Where a system is written, and the names of its sizes, first the default."""
+
+    module: str
+    sizes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Published weights of one part.
+
+    Args:
+        package: a name in scops.checkpoints.packages.
+        keys: the KeyMap from its layout to the part's.
+        under: where the part stands in the system, "" or ending in a dot.
+    """
+
+    package: str
+    keys: Any
+    under: str = ""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a size's default weights come from; what no weight covers is fresh.
+
+    Args:
+        tokenizer: a package that carries it; None when the run must bring one.
+        bridge: a folder in scops/bridges with what was trained between those parts.
+    """
+
+    weights: tuple[Origin, ...] = ()
+    tokenizer: str | None = None
+    bridge: str | None = None
+    fresh: tuple[str, ...] = ()
+
+
+SYSTEMS = {
+    "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b",)),
+    "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
+    "llama": System(
+        "scops.systems.llama",
+        ("smollm2-135m-instruct", "llama-7b", "vicuna-7b-v1.5", "mistral-7b-v0.1", "qwen2-7b-instruct", "qwen3-8b"),
+    ),
+}
+
+
+def find(name: str) -> tuple[str, str]:
+    """(system, size) of a system's or a size's name.
+
+    Raises:
+        ValueError: neither; the nearest names are suggested.
+    """
+    if name in SYSTEMS:
+        return name, SYSTEMS[name].sizes[0]
+    for system, entry in SYSTEMS.items():
+        if name in entry.sizes:
+            return system, name
+    known = [*SYSTEMS, *(size for entry in SYSTEMS.values() for size in entry.sizes)]
+    raise ValueError(f"no system or size is called {name!r}{nearest(name, known)}")
+
+
+def module_of(system: str) -> ModuleType:
+    if system not in SYSTEMS:
+        raise ValueError(f"no system is called {system!r}{nearest(system, SYSTEMS)}")
+    return import_module(SYSTEMS[system].module)
+
+
+def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
+    """A Spec (nested dataclasses and tuples included) from what dataclasses.asdict and JSON made of it.
+
+    Raises:
+        ValueError: a field that the Spec does not have.
+    """
+    hints = get_type_hints(kind)
+    unknown = set(data) - {f.name for f in fields(kind)}
+    if unknown:
+        name = min(unknown)
+        raise ValueError(f"{kind.__module__}.{kind.__name__} has no field {name!r}{nearest(name, hints)}")
+    return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if isinstance(value, Mapping):
+        nested = [option for option in options if is_dataclass(option)]
+        return spec_from_json(nested[0], value) if nested else value
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,161 @@
+"""mPLUG-Owl (arXiv 2304.14178; X-PLUG/mPLUG-Owl): CLIP tower -> visual abstractor -> 65 tokens in the text of a LLaMA."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scops.checkpoints.hub_llama import llama_keys
+from scops.checkpoints.keymap import KeyMap, SplitPerHead, dropped, same, split
+from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
+from scops.core.layout import Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
+from scops.core.stage import Lora, Stage
+from scops.encoders.vit import Vit, VitSpec
+from scops.language.llama import LlamaSpec, llama
+from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
+from scops.systems import Origins
+from scops.systems.llama import language_spec
+
+TITLE = "mPLUG-Owl: Modularization Empowers Large Language Models with Multimodality"
+PAPER = "arXiv 2304.14178"
+
+
+@dataclass(frozen=True)
+class Spec:
+    vision: VitSpec = field(default_factory=lambda: VitSpec(eps=1e-6))
+    abstractor: AbstractorSpec = field(default_factory=AbstractorSpec)
+    language: LlamaSpec = field(default_factory=LlamaSpec)
+
+
+SIZES = {"mplug-owl-llama-7b": Spec()}
+
+
+def build(spec: Spec) -> MultimodalDecoder:
+    return MultimodalDecoder(
+        llama(spec.language),
+        image=MediaInput(Vit(spec.vision), VisualAbstractor(spec.abstractor, out=spec.language.dim), Inline()),
+    )
+
+
+# How published --------------------------------------------------------------------------------------------------------
+
+
+def authors(spec: Spec) -> KeyMap:
+    """MplugOwlForConditionalGeneration; q, k, v of the tower are fused head by head."""
+    tower, ours = "vision_model.", "image.encoder."
+    layer, block = tower + "encoder.layers.{i}.", ours + "blocks.{i}."
+    qkv = tuple(f"{block}attn.body.{name}.{{w}}" for name in "qkv")
+    return KeyMap(
+        same(tower + "embeddings.patch_embed.weight", ours + "patch.weight"),
+        same(tower + "embeddings.cls_token", ours + "cls"),
+        same(tower + "embeddings.position_embedding", ours + "positions"),
+        same(tower + "embeddings.pre_layernorm.{w}", ours + "pre_norm.{w}"),
+        same(layer + "input_layernorm.{w}", block + "attn.norm.{w}"),
+        split(layer + "self_attn.query_key_value.{w}", qkv, SplitPerHead(parts=3, heads=spec.vision.heads)),
+        same(layer + "self_attn.dense.{w}", block + "attn.body.o.{w}"),
+        same(layer + "post_attention_layernorm.{w}", block + "mlp.norm.{w}"),
+        same(layer + "mlp.fc1.{w}", block + "mlp.body.up.{w}"),
+        same(layer + "mlp.fc2.{w}", block + "mlp.body.down.{w}"),
+        same(tower + "post_layernorm.{w}", ours + "post_norm.{w}"),
+        same("query_tokens", "image.connector.queries"),
+        ABSTRACTOR.under("abstractor.", "image.connector."),
+        llama_keys("language_model.", "language.", tied=spec.language.tied),
+    )
+
+
+ABSTRACTOR_LAYER = KeyMap(
+    same("crossattention.attention.query.{w}", "q.{w}"),
+    same("crossattention.attention.key.{w}", "k.{w}"),
+    same("crossattention.attention.value.{w}", "v.{w}"),
+    same("crossattention.norm1.{w}", "norm_queries.{w}"),
+    same("crossattention.normk.{w}", "norm_features.{w}"),
+    same("crossattention.output.out_proj.{w}", "o.{w}"),
+    same("crossattention.output.norm2.{w}", "norm_mlp.{w}"),
+    same("crossattention.output.mlp.w1.{w}", "mlp.gate.{w}"),
+    same("crossattention.output.mlp.w3.{w}", "mlp.up.{w}"),
+    same("crossattention.output.mlp.w2.{w}", "mlp.down.{w}"),
+    same("crossattention.output.mlp.ffn_ln.{w}", "mlp.norm.{w}"),
+)
+ABSTRACTOR = KeyMap(
+    ABSTRACTOR_LAYER.under("encoder.layers.{i}.", "layers.{i}."),
+    same("visual_fc.{w}", "project.{w}"),
+    same("vit_eos", "end"),
+)
+KEYS = {"authors": authors}
+
+
+def spec_of(config: Mapping[str, Any]) -> Spec | None:
+    """The Spec that an authors' config.json means; None when it is another system's."""
+    if config.get("model_type") != "mplug-owl" or "visual_abstractor_config" not in config:
+        return None
+    vision, abstractor, text = (config[f"{part}_config"] for part in ("vision", "visual_abstractor", "text"))
+    if text.get("model_type", "llama") != "llama":
+        raise ValueError(f"this mPLUG-Owl has a {text['model_type']!r} language model; only 'llama' is built so far")
+    tower = VitSpec(
+        dim=vision.get("hidden_size", 1024), hidden=vision.get("intermediate_size", 4096),
+        layers=vision.get("num_hidden_layers", 24), heads=vision.get("num_attention_heads", 16),
+        image=vision.get("image_size", 224), patch=vision.get("patch_size", 14),
+        eps=vision.get("layer_norm_eps", 1e-6), activation=vision.get("hidden_act", "quick_gelu"),
+    )  # fmt: skip
+    connector = AbstractorSpec(
+        dim=abstractor.get("hidden_size", 1024), hidden=abstractor.get("intermediate_size", 4096),
+        layers=abstractor.get("num_hidden_layers", 6), heads=abstractor.get("num_attention_heads", 16),
+        queries=config.get("num_query_tokens", 64), eps=abstractor.get("layer_norm_eps", 1e-6),
+    )  # fmt: skip
+    return Spec(tower, connector, language_spec(text))
+
+
+# How read -------------------------------------------------------------------------------------------------------------
+
+SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+HUMAN = (Written("\nHuman: "),)
+TEMPLATE = Template(
+    {
+        "system": Role(),
+        "user": Role(before=HUMAN, between=HUMAN),  # every picture and every text has a line of its own
+        "assistant": Role(before=(Written("\nAI: "),), after=(Special("</s>"),)),
+    },
+    start=(Special("<s>"),),
+    system=SYSTEM,
+    stops=("</s>",),
+)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def layout(spec: Spec) -> Layout:
+    slot = (Slot("image", tokens_for(spec.abstractor)),)
+    pixels = Pixels(spec.vision.image, spec.vision.image, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
+    return Layout(TEMPLATE, {"image": MediaLayout(pixels, lambda height, width: slot)}, spec.language.context)
+
+
+# How trained ----------------------------------------------------------------------------------------------------------
+
+ALIGN = Stage(
+    "align", train=("image.encoder", "image.connector"), data=("pairs",), steps=50_000, batch=2048,
+    lr=1e-4, warmup=2_000, schedule="cosine", betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1,
+    source="arXiv 2304.14178 section 3.2 (2.1M tokens a batch); pairs: LAION-400M, COYO-700M, CC, COCO",
+)  # fmt: skip
+LORA = Lora(("language.blocks.*.attn.body.q", "language.blocks.*.attn.body.v"), rank=8, alpha=32.0, dropout=0.05)
+INSTRUCT = Stage(
+    "instruct", train=(), data=("instructions",), lora=LORA, steps=4_236, batch=256,
+    lr=2e-5, warmup=50, schedule="linear", weight_decay=1e-4,
+    source="X-PLUG/mPLUG-Owl pipeline: 3 epochs of 361,481 samples; the paper says 2,000 steps",
+)  # fmt: skip
+INSTRUCT_ABSTRACT = replace(INSTRUCT, train=("image.connector",), steps=2_000,
+                            source="arXiv 2304.14178v3 abstract: LoRA and the abstractor")  # fmt: skip
+INSTRUCT_FULL = replace(INSTRUCT, train=("language",), lora=None, lr=1e-5, source="X-PLUG/mPLUG-Owl pipeline, without LoRA")
+STAGES = {
+    "code": (ALIGN, INSTRUCT),
+    "abstract": (ALIGN, INSTRUCT_ABSTRACT),
+    "full": (ALIGN, INSTRUCT_FULL),
+}
+
+
+# Where default weights come from --------------------------------------------------------------------------------------
+
+
+def origins(size: str) -> Origins:
+    """No registry carries these weights: load a folder of the authors' instead."""
+    return Origins(fresh=("image", "language"))
