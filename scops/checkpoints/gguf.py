@@ -1,4 +1,4 @@
-"""GGUF files (ggml-org/ggml, docs/gguf.md), read into the layout, the names and the row order of transformers' LLaMA."""
+"""GGUF files (ggml-org/ggml, docs/gguf.md), read into the names and the row order of transformers' LLaMA."""
 
 from functools import cached_property
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, ReaderField
+from gguf import GGMLQuantizationType, GGUFReader, ReaderField, ReaderTensor
 from gguf.quants import dequantize
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -60,7 +60,9 @@ class RawGguf(Reader):
             self._file = GGUFReader(self.path)
         except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
             size = self.path.stat().st_size
-            raise ValueError(f"{self.path} ({size} bytes) is not a whole GGUF file, probably cut short: {error}") from error
+            raise ValueError(
+                f"{self.path} ({size} bytes) is not a whole GGUF file, probably cut short: {error}"
+            ) from error
         self._tensors = {tensor.name: tensor for tensor in self._file.tensors}
         self.kind = f"GGUF, {self._file.fields['GGUF.version'].contents()}"
 
@@ -86,7 +88,9 @@ class RawGguf(Reader):
                 whole = torch.from_numpy(np.array(dequantize(tensor.data, kind), dtype=np.float32))
             except NotImplementedError as error:
                 known = [k.name for k in GGMLQuantizationType]
-                raise ValueError(f"{self.path}: {name!r} is {kind.name}, which the gguf package of {known} cannot read") from error
+                raise ValueError(
+                    f"{self.path}: {name!r} is {kind.name}, which the gguf package of {known} cannot read"
+                ) from error
         return whole.reshape(self.shape(name))
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -101,7 +105,7 @@ class RawGguf(Reader):
     def metadata(self) -> list[str]:
         return list(self._file.fields)
 
-    def _find(self, name: str):  # noqa: ANN202 -- gguf's ReaderTensor
+    def _find(self, name: str) -> ReaderTensor:
         if name not in self._tensors:
             raise self.absent(name)
         return self._tensors[name]

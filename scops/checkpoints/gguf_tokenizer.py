@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file: byte-level BPE ("gpt2") with its pre-tokenizer, or SentencePiece scores ("llama")."""
+"""The tokenizer of a GGUF file: byte-level BPE ("gpt2") with its pre-tokenizer, or SentencePiece scores ("llama")."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,8 @@ from scops.data.sentencepiece import Pieces, build, mark_specials
 
 # The expressions with which the published tokenizers cut text before merging.
 LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 

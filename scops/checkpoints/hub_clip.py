@@ -1,5 +1,7 @@
 """transformers' CLIPVisionModel -> our vision transformer."""
 
+from collections.abc import Iterable
+
 from scops.checkpoints.keymap import KeyMap, LeadingAxes, Rule, dropped, same
 
 
@@ -27,3 +29,8 @@ HUB_CLIP_BARE = KeyMap(
     same("post_layernorm.{w}", "post_norm.{w}"),
 )
 HUB_CLIP = HUB_CLIP_BARE.under(theirs="vision_model.")
+
+
+def clip_keys(names: Iterable[str]) -> KeyMap:
+    """The map that fits these published names."""
+    return HUB_CLIP if any(name.startswith("vision_model.") for name in names) else HUB_CLIP_BARE

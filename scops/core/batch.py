@@ -6,8 +6,10 @@ Everything that needs counting is counted here on the CPU, so that the device ne
 # B rows, T tokens, M media items of all rows in reading order, R selected flat positions (row * T + token)
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -108,12 +110,12 @@ class Batch:
         """Tokens that are not padding."""
         return sum(self.lengths)
 
-    def to(self, device: object) -> "Batch":
+    def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on a device."""
         return replace(self, **{name: _moved(getattr(self, name), device) for name in self.__dataclass_fields__})
 
 
-def _moved(value: object, device: object) -> object:
+def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, Where | Targets | Route):

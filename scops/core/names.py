@@ -12,4 +12,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return "; did you mean " + " or ".join(map(repr, close)) + "?"
     if not known:
         return "; there are none"
-    return f"; known: {', '.join(known)}" if len(known) <= 20 else f"; there are {len(known)}, e.g. {', '.join(known[:5])}"
+    return (
+        f"; known: {', '.join(known)}" if len(known) <= 20 else f"; there are {len(known)}, e.g. {', '.join(known[:5])}"
+    )

@@ -60,7 +60,10 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
 def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """(height, width) of what `decode` would give, from the file's header only."""
     with _opened(source, name, limit) as image:
-        sideways = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        # Pillow unpacks a whole PNG to look for EXIF behind its pixels; TIFF gives its size turned already
+        bare = image.format == "PNG" and not isinstance(source, Image.Image) and b"eXIf" not in _content(source, name)
+        exif = Image.Image.getexif(image) if bare else image.getexif()
+        sideways = image.format != "TIFF" and exif.get(_ORIENTATION, 1) >= 5
         return image.size if sideways else image.size[::-1]
 
 
@@ -101,7 +104,7 @@ def _fitted(image: Image.Image, pixels: Pixels, name: str) -> Image.Image:
     left, top = (new_wide - width) // 2, (new_high - height) // 2
     if new_wide * new_high <= PIXEL_LIMIT:
         return image.resize((new_wide, new_high), filter_).crop((left, top, left + width, top + height))
-    # so thin that the uncropped picture would not fit in memory: the same numbers up to rounding of the filter
+    # so thin that the uncropped picture would not fit in memory: the same numbers up to the order of the two passes
     step_x, step_y = wide / new_wide, high / new_high
     box = (left * step_x, top * step_y, (left + width) * step_x, (top + height) * step_y)
     return image.resize((width, height), filter_, box=box)

@@ -4,8 +4,9 @@ No flat prompt is ever searched: text is encoded as text, so that no words of a 
 or a media slot.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from scops.data.errors import MediaError, NothingToLearn, TooLong
 from scops.data.image import decode, digest, measure, prepare
 from scops.data.template import segments
 from scops.data.tokenizer import Tokenizer
+
+Made = TypeVar("Made")
 
 OVERFLOW = ("error", "drop", "shorten")
 PLACEHOLDER = 0
@@ -61,19 +64,12 @@ class Processor:
             MediaError, TooLong, NothingToLearn: naming the sample.
         """
         sample, example = self._fitted(sample, reply)
-        digests: dict[str, list[str]] = {}
-        for item in sample.media:
-            made = digest(item.source, self._media(item).pixels, item.name or sample.name)
-            digests.setdefault(item.kind, []).append(made)
-        frozen = {kind: tuple(many) for kind, many in digests.items()}
-        if self.known and frozen and all(self.known(one) for many in frozen.values() for one in many):
-            return replace(example, digests=frozen)
-        media: dict[str, list[np.ndarray]] = {}
-        for item in sample.media:
-            name = item.name or sample.name
-            made = prepare(decode(item.source, name), self._media(item).pixels, name=name)
-            media.setdefault(item.kind, []).append(made)
-        return replace(example, digests=frozen, media={kind: tuple(many) for kind, many in media.items()})
+        items = [(item, self._media(item).pixels, item.name or sample.name) for item in sample.media]
+        digests = _by_kind((item.kind, digest(item.source, pixels, name)) for item, pixels, name in items)
+        if self.known and all(self.known(one) for many in digests.values() for one in many):
+            return replace(example, digests=digests)
+        media = _by_kind((i.kind, prepare(decode(i.source, name), pixels, name=name)) for i, pixels, name in items)
+        return replace(example, media=media, digests=digests)
 
     def outline(self, sample: Sample, *, reply: bool = False) -> Example:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
@@ -82,25 +78,20 @@ class Processor:
     def _fitted(self, sample: Sample, reply: bool) -> tuple[Sample, Example]:
         """The sample that fits, shortened where the policy says so."""
         example = self._write(sample, reply)
+        if not reply and not example.learn_T[1:].any():
+            roles = ", ".join(turn.role for turn in sample.turns)
+            raise NothingToLearn(f"{sample.name}: none of {len(example)} tokens is learnt; its turns: {roles}")
         found = len(example)
         while len(example) > self.capacity:
             turns = _without_oldest(sample.turns) if self.overflow == "shorten" else None
-            if turns is None:
+            if turns is None or not reply and not any(turn.learn for turn in turns):
                 media = sum(span.length for span in example.spans)
+                least = f", {len(example)} without the oldest exchanges" if len(example) < found else ""
                 raise TooLong(
-                    f"{sample.name}: {found} tokens ({media} of media), but there is room for {self.capacity}"
-                    if found == len(example)
-                    else f"{sample.name}: {found} tokens, still {len(example)} ({media} of media) with the last exchange "
-                    f"alone, but there is room for {self.capacity}"
+                    f"{sample.name}: {found} tokens{least} ({media} of media), but there is room for {self.capacity}"
                 )
             sample = replace(sample, turns=turns)
             example = self._write(sample, reply)
-        if not reply and not example.learn_T[1:].any():
-            raise NothingToLearn(
-                f"{sample.name}: none of {len(example)} tokens is learnt"
-                + (f" after {found - len(example)} were cut" if found > len(example) else "")
-                + f"; roles: {', '.join(turn.role for turn in sample.turns)}"
-            )
         return sample, example
 
     def _write(self, sample: Sample, reply: bool) -> Example:
@@ -113,8 +104,9 @@ class Processor:
 
     def _arranged(self, segment: Segment, sample: Sample) -> Sequence[Piece | Slot]:
         item = segment.piece
+        arrange = self._media(item).arrange
         height, width = measure(item.source, item.name or sample.name)
-        pieces = self._media(item).arrange(height, width)
+        pieces = arrange(height, width)
         slots = [piece.kind for piece in pieces if isinstance(piece, Slot)]
         if slots != [item.kind]:
             raise ValueError(
@@ -125,13 +117,13 @@ class Processor:
     def _media(self, item: Media) -> MediaLayout:
         known = self.layout.media
         if item.kind not in known:
-            raise MediaError(f"{item.name}: this system takes no {item.kind!r}{nearest(item.kind, known)}")
+            raise MediaError(f"{item.name or item.kind}: this system takes no {item.kind!r}{nearest(item.kind, known)}")
         return known[item.kind]
 
 
 @dataclass
 class _Pen:
-    """Writes pieces; text waits for its neighbours of the same kind, to be encoded together as published prompts are."""
+    """Writes pieces; neighbouring text waits to be encoded together, as the chunks of published prompts are."""
 
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
@@ -174,9 +166,14 @@ class _Pen:
 
 
 def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
-    """Without the oldest exchange (all up to the second user turn) after the opening system turn; None if it is the last."""
+    """Without what stands between the opening system turn and the next question; None if nothing would be left."""
     first = 1 if turns[0].role == "system" else 0
-    asks = [at for at, turn in enumerate(turns) if turn.role == "user" and at >= first]
-    later = [at for at in asks if at > first]
-    # an assistant's greeting before the first question is the oldest exchange by itself
+    later = [at for at, turn in enumerate(turns) if turn.role == "user" and at > first]
     return turns[:first] + turns[later[0] :] if later else None
+
+
+def _by_kind(made: Iterable[tuple[str, Made]]) -> dict[str, tuple[Made, ...]]:
+    kinds: dict[str, tuple[Made, ...]] = {}
+    for kind, one in made:
+        kinds[kind] = (*kinds.get(kind, ()), one)
+    return kinds

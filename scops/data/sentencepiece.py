@@ -1,6 +1,6 @@
-"""SentencePiece vocabularies as tokenizers pipelines (sentencepiece_model.proto of google/sentencepiece); GGUF writes the same pieces.
+"""SentencePiece vocabularies as tokenizers pipelines (google/sentencepiece, sentencepiece_model.proto).
 
-The model file is read here, so that neither sentencepiece nor protobuf must be installed.
+GGUF files carry the same pieces. The model file is read here: neither sentencepiece nor protobuf is needed.
 """
 
 import struct
@@ -135,7 +135,9 @@ def build(pieces: Pieces) -> Tokenizer:
 def mark_specials(tokenizer: Tokenizer, pieces: list[str], types: list[int]) -> None:
     """Control and unknown pieces become special tokens, user-defined ones added tokens."""
     typed = list(zip(pieces, types, strict=True))
-    tokenizer.add_special_tokens([AddedToken(p, special=True, normalized=False) for p, t in typed if t in (UNKNOWN, CONTROL)])
+    tokenizer.add_special_tokens(
+        [AddedToken(p, special=True, normalized=False) for p, t in typed if t in (UNKNOWN, CONTROL)]
+    )
     tokenizer.add_tokens([AddedToken(p, normalized=False) for p, t in typed if t == USER])
 
 
@@ -157,7 +159,9 @@ def merges(pieces: Pieces) -> list[tuple[str, str]]:
     SentencePiece merges the neighbours whose union scores highest; a list in the order of the scores says the same.
     Pieces that text may not become (control, user-defined) are never a result, so no text can spell them.
     """
-    made_of = {piece: at for at, (piece, kind) in enumerate(zip(pieces.pieces, pieces.types, strict=True)) if kind == NORMAL}
+    made_of = {
+        piece: at for at, (piece, kind) in enumerate(zip(pieces.pieces, pieces.types, strict=True)) if kind == NORMAL
+    }
     found = [
         (-pieces.scores[at], made_of[piece[:cut]], made_of[piece[cut:]])
         for piece, at in made_of.items()

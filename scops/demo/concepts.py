@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 from PIL import Image
 
@@ -49,12 +50,12 @@ class Gallery:
     trained_styles: tuple[str, ...]
     held_style: str
 
-    @property
+    @cached_property
     def trained(self) -> tuple[Concept, ...]:
         """Concepts that training may show or speak of, all drawn in a trained style."""
         return tuple(c for c in self.concepts if concept_split(c.code) == "train")
 
-    @property
+    @cached_property
     def held(self) -> tuple[Concept, ...]:
         """Concepts that training never shows nor mentions."""
         return tuple(c for c in self.concepts if concept_split(c.code) == "heldout")
@@ -64,6 +65,7 @@ class Gallery:
         return tuple(style for style in self.trained_styles if style in concept.styles)
 
 
+@cache
 def concept_split(code: str) -> str:
     """ "train" or "heldout": a fixed tenth by hash, the same on every machine. Relatives are never parted."""
     number = int.from_bytes(hashlib.sha256(f"scops {relatives(code)}".encode()).digest()[:8], "big")

@@ -1,8 +1,8 @@
 """About 1,650 concepts that emoji draw, in three styles: Noto and Fluent 3D to train on, Twemoji never trained on.
 
-Pictures: npm @iconify-json/noto, @lobehub/fluent-emoji-3d, @twemoji/svg. Names, tags, kinds, Chinese: npm emojibase-data.
-Joined by code points without the variation selector. Left out: variants of skin tone and hair (they are parts, not things),
-and flags of countries and regions (Noto's set here draws none, so each would be seen in a single style); other flags stay.
+Pictures: npm @iconify-json/noto, @lobehub/fluent-emoji-3d, @twemoji/svg. Names, tags, kinds, Chinese: emojibase-data.
+Joined by code points without the variation selector. Left out: variants of skin tone and hair (parts, not things), and
+flags of countries and regions (Noto's set here draws none, so each would be seen in one style); other flags stay.
 """
 
 import io

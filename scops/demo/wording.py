@@ -1,4 +1,4 @@
-"""The sentences of the demo: what is asked, what is answered, and how the truth is read back out of an answer."""
+"""The sentences of the demo, asked and answered; scops.demo.score reads the truth back out of an answer."""
 
 import re
 
@@ -129,25 +129,38 @@ COUNT_QUESTIONS = (
     "How many things do you see?",
     "What is the number of things here?",
 )
-WHERE_QUESTIONS = ("Where is the {name}?", "Where in the picture is the {name}?", "Find the {name}. Where is it?")
+WHERE_QUESTIONS = (
+    "Where {is_are} the {name}?",
+    "Where in the picture {is_are} the {name}?",
+    "At which place {is_are} the {name}?",
+)
 AT_QUESTIONS = ("What is {place}?", "Which thing is {place}?", "Name the thing {place}.")
 PRESENT_QUESTIONS = ("Is there {a_name} in the picture?", "Do you see {a_name}?", "Does the picture show {a_name}?")
-WHICH_QUESTIONS = ("Which picture shows the {name}?", "In which picture is the {name}?", "Find the picture with the {name}.")
-WORD_QUESTIONS = ("What does the picture say?", "Read the word.", "Which word is written here?", "What is written in the picture?")
+WHICH_QUESTIONS = (
+    "Which picture shows the {name}?",
+    "In which picture {is_are} the {name}?",
+    "Find the picture with the {name}.",
+)
+WORD_QUESTIONS = (
+    "What does the picture say?",
+    "Read the word.",
+    "Which word is written here?",
+    "What is written in the picture?",
+)
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ORDINALS = ("first", "second", "third", "fourth")
 PLURALS = ("people", "men", "women", "lips", "dice")
-SINGULARS = ("bus", "octopus", "hibiscus", "lotus", "cactus", "compass", "abacus", "walrus", "mrs. claus", "tennis", "mantis")
-PROPER = ("aries", "taurus", "gemini", "cancer", "leo", "virgo", "libra", "scorpio", "sagittarius", "capricorn", "aquarius", "pisces",
-          "ophiuchus", "mount fuji", "tokyo tower", "mrs. claus", "santa claus")  # fmt: skip
-SOUNDS_LIKE_YOU = ("uni", "uk", "euro", "u-", "one", "ufo", "used")
-
-OPENING = re.compile(
-    r"^(?:in chinese,? )?(?:this|it|that|these|here|there|the (?:picture|thing|answer)s?)?\s*"
-    r"(?:is|are|shows|says|'s)?\s*(?:called )?(?:an? |the )?",
-    re.IGNORECASE,
-)
+SINGULARS = (
+    "bus", "trolleybus", "minibus", "octopus", "compass", "rhinoceros", "hippopotamus", "claus", "taurus",
+    "sagittarius", "aquarius", "ophiuchus", "americas", "fleur-de-lis", "plus", "minus", "tennis",
+)  # fmt: skip
+PROPER = (
+    "aries", "taurus", "gemini", "cancer", "leo", "virgo", "libra", "scorpio", "sagittarius", "capricorn", "aquarius",
+    "pisces", "ophiuchus", "mount fuji", "tokyo tower", "mrs. claus", "mx claus", "santa claus", "zzz",
+)  # fmt: skip
+CONSONANT_AFTER_ALL = ("uni", "uk", "euro", "one", "ufo", "ewe")
+VOWEL_AFTER_ALL = ("hour", "x-", "sos", "8", "m ", "f ")
 
 
 def spoken(label: str) -> str:
@@ -157,6 +170,7 @@ def spoken(label: str) -> str:
         (r"^(man|woman|person): bald$", r"bald \1"),
         (r"^(man|woman|person): (.*)$", r"\1 with \2"),
         (r"^family: ", "family of "),
+        (r"^couple with heart: ", "couple with heart, "),
         (r": facing", " facing"),
         (r"^keycap: ", "keycap "),
         (r": ", " of "),
@@ -167,11 +181,11 @@ def spoken(label: str) -> str:
 
 def noun(name: str) -> str:
     """A name with its article: an owl, a trumpet, books, Aries."""
-    first, last = name.lower(), name.lower().split(" ")[-1]
-    if first in PROPER or is_plural(name):
+    lowered = name.lower()
+    if lowered in PROPER or is_plural(name):
         return name
-    vowel = first[0] in "aeiou" and not first.startswith(SOUNDS_LIKE_YOU) or first.startswith(("hour", "atm", "sos", "x-", "8")) and last
-    return f"{'an' if vowel else 'a'} {name}"
+    vowel = lowered[0] in "aeiou" and not lowered.startswith(CONSONANT_AFTER_ALL)
+    return f"{'an' if vowel or lowered.startswith(VOWEL_AFTER_ALL) else 'a'} {name}"
 
 
 def is_plural(name: str) -> bool:

@@ -1,5 +1,7 @@
-"""EfficientNet-Lite: inverted bottlenecks without squeeze-and-excitation (EfficientNet, arXiv 1905.11946; the Lite variants of
-tensorflow/tpu models/official/efficientnet/lite, whose PyTorch conversion pads symmetrically)."""
+"""EfficientNet-Lite: inverted bottlenecks without squeeze-and-excitation (EfficientNet, arXiv 1905.11946).
+
+The Lite variants are those of tensorflow/tpu models/official/efficientnet/lite, in their symmetric conversion.
+"""
 
 # M pictures, C channels, P grid cells row by row, D width of the head convolution
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ class Bottleneck(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Pictures to the grid of the head convolution, one cell per 32 x 32 pixels in every published size; the pooled classifier is left away.
+    """Pictures to the grid of the head convolution, a cell per 32 x 32 pixels; what pools and classifies is left away.
 
     forward: (M, 3, height, width) -> (M, P, D)
     """

@@ -57,8 +57,10 @@ class Vit(nn.Module):
     def embed(self, pixels_MCHW: Tensor) -> Tensor:
         """(M, P, D): patches with class token, positions and first norm."""
         if pixels_MCHW.shape[-2:] != (self.image, self.image):
-            raise ValueError(f"pictures are {tuple(pixels_MCHW.shape[-2:])}, but this encoder has positions for "
-                             f"({self.image}, {self.image}); the layout's Pixels must ask for that size")
+            raise ValueError(
+                f"pictures are {tuple(pixels_MCHW.shape[-2:])}, but this encoder has positions for "
+                f"({self.image}, {self.image}); the layout's Pixels must ask for that size"
+            )
         patches_MPD = self.patch(pixels_MCHW).flatten(2).transpose(1, 2)
         x_MPD = torch.cat([self.cls.expand(len(patches_MPD), -1, -1), patches_MPD], 1) + self.positions
         return self.pre_norm(x_MPD)
@@ -72,8 +74,12 @@ class Vit(nn.Module):
 
 def _block(spec: VitSpec) -> Block:
     q, k, v, o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
-    mlp = FeedForward(nn.Linear(spec.dim, spec.hidden), ACTIVATIONS[spec.activation](), nn.Linear(spec.hidden, spec.dim))
+    mlp = FeedForward(
+        nn.Linear(spec.dim, spec.hidden), ACTIVATIONS[spec.activation](), nn.Linear(spec.hidden, spec.dim)
+    )
     return Block(
-        attn=PreNorm(nn.LayerNorm(spec.dim, spec.eps), SelfAttention(q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)),
+        attn=PreNorm(
+            nn.LayerNorm(spec.dim, spec.eps), SelfAttention(q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
+        ),
         mlp=PreNorm(nn.LayerNorm(spec.dim, spec.eps), mlp),
     )

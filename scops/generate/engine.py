@@ -1,7 +1,7 @@
 """Token by token: rows that end leave the batch, the others go on undisturbed."""
 
 # B rows, V vocabulary
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ def tokens(
     session: Session,
     *,
     stops: Collection[int],
-    limit: int,
+    limit: int | Sequence[int],
     sampler: Sampler,
     halt: Callable[[int, int], bool] = _going_on,
 ) -> Iterator[tuple[Token, ...]]:
@@ -49,17 +49,20 @@ def tokens(
 
     Args:
         stops: token ids that end a row.
-        limit: the most tokens a row may get; its session needs room for the prompt and limit - 1 more.
+        limit: the most tokens a row may get, for all rows or each; the session needs room for the prompt and limit - 1.
         halt: asked (row, token) for each token that is no stop; True ends the row (stop strings).
     """
-    if limit < 1:
-        raise ValueError(f"generate: the limit is at least 1 token, not {limit}")
     stops, rows = frozenset(stops), list(range(len(session.logits_BV)))
-    for count in range(1, limit + 1):
+    limits = [limit] * len(rows) if isinstance(limit, int) else list(limit)
+    if len(limits) != len(rows):
+        raise ValueError(f"generate: {len(limits)} limits for {len(rows)} rows")
+    if min(limits) < 1:
+        raise ValueError(f"generate: the limit is at least 1 token, not {min(limits)}")
+    for count in range(1, max(limits) + 1):
         ids_B = sampler(session.logits_BV, rows)
         step = []
         for row, token in zip(rows, ids_B.tolist(), strict=True):
-            ended = "stop" if token in stops or halt(row, token) else "length" if count == limit else None
+            ended = "stop" if token in stops or halt(row, token) else "length" if count == limits[row] else None
             step.append(Token(row, token, ended))
         yield tuple(step)
         kept = [i for i, token in enumerate(step) if token.ended is None]
@@ -72,7 +75,9 @@ def tokens(
         session.step(ids_B)
 
 
-def generate(session: Session, *, stops: Collection[int], limit: int, sampler: Sampler) -> list[Reply]:
+def generate(
+    session: Session, *, stops: Collection[int], limit: int | Sequence[int], sampler: Sampler
+) -> list[Reply]:
     """Every row to its end."""
     ids: list[list[int]] = [[] for _ in range(len(session.logits_BV))]
     ended = [""] * len(ids)

@@ -12,9 +12,9 @@ from scops.generate.sampler import Sampler
 class Decoding(Protocol):
     """A tokenizer's stream: text that is certain so far."""
 
-    def push(self, token: int) -> str: ...
+    def step(self, token: int) -> str: ...
 
-    def close(self) -> str: ...
+    def finish(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Words:
 
     def push(self, token: int) -> bool:
         """Take a token; True when a stop string is complete."""
-        return self._grow(self.decoding.push(token))
+        return self._grow(self.decoding.step(token))
 
     def new(self) -> str:
         """Text that is certain and was not given out before."""
@@ -47,7 +47,7 @@ class Words:
     def close(self) -> str:
         """The rest: the row has ended."""
         if not self.stopped:
-            self._grow(self.decoding.close())
+            self._grow(self.decoding.finish())
         return self._give(len(self.text))
 
     def _grow(self, text: str) -> bool:
@@ -67,7 +67,7 @@ class Words:
 
 
 def stream(
-    session: Session, *, words: Sequence[Words], stops: Collection[int], limit: int, sampler: Sampler
+    session: Session, *, words: Sequence[Words], stops: Collection[int], limit: int | Sequence[int], sampler: Sampler
 ) -> Iterator[Piece]:
     """New text of the rows as it becomes certain; each row's last piece says why it ended. One Words per row."""
     counts = [0] * len(words)

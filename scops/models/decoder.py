@@ -2,7 +2,7 @@
 
 # B rows, T tokens, M media items of all rows, P features per item, Q tokens per item, D width, V vocabulary
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,11 @@ class Inline:
     def place(self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context) -> tuple[Tensor, Context]:
         made = tokens_MQD.shape[0] * tokens_MQD.shape[1]
         if made != len(where.index_R):
-            raise ValueError(f"the text has room for {len(where.index_R)} media tokens ({len(where.row_M)} items), but the "
-                             f"connector made {tokens_MQD.shape[0]} x {tokens_MQD.shape[1]} = {made}; "
-                             "the layout and the connector disagree on tokens per item")
+            raise ValueError(
+                f"the text has room for {len(where.index_R)} media tokens ({len(where.row_M)} items), but the "
+                f"connector made {tokens_MQD.shape[0]} x {tokens_MQD.shape[1]} = {made}; "
+                "the layout and the connector disagree on tokens per item"
+            )
         flat = x_BTD.flatten(0, 1).index_copy(0, where.index_R, tokens_MQD.flatten(0, 1).to(x_BTD.dtype))
         return flat.unflatten(0, x_BTD.shape[:2]), ctx
 
@@ -54,17 +56,22 @@ class MultimodalDecoder(nn.Module):
         self.language = language
         number_slots(self)
 
+    def input(self, kind: str) -> MediaInput:
+        return cast(MediaInput, self.get_submodule(kind))
+
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (M, P, D): features that the batch brings, or what the encoder makes of its pictures."""
         unknown = (set(batch.media) | set(batch.features)) - set(self.kinds)
         if unknown:
-            raise ValueError(f"the batch has media of kind {sorted(unknown)}, but this system reads "
-                             f"{', '.join(self.kinds) or 'text alone'}")
-        made = {kind: self.get_submodule(kind).encoder(media) for kind, media in batch.media.items()}
+            raise ValueError(
+                f"the batch has media of kind {sorted(unknown)}, but this system reads "
+                f"{', '.join(self.kinds) or 'text alone'}"
+            )
+        made = {kind: self.input(kind).encoder(media) for kind, media in batch.media.items()}
         return made | dict(batch.features)
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
-        return {kind: self.get_submodule(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
+        return {kind: self.input(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.language.embed(ids)
@@ -79,7 +86,7 @@ class MultimodalDecoder(nn.Module):
         seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
         ctx = Context(batch.positions_BT, seen, batch.route, cache=cache)
         for kind, tokens_MQD in self.connect(batch).items():
-            x_BTD, ctx = self.get_submodule(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
+            x_BTD, ctx = self.input(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
         return x_BTD, ctx
 
     def hidden(self, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 # B rows, T tokens, S memory slots, D width, N query heads, H head width
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,6 +53,7 @@ class SelfAttention(Attention):
         q, k, v = (self.heads(p, x_BTD, ctx) for p in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None:
+            assert ctx.positions_BT is not None, "a rope needs positions in the context"
             q, k = self.rope(q, ctx.positions_BT), self.rope(k, ctx.positions_BT)
         if ctx.cache is not None:
             k, v = ctx.cache.append(self.slot, k, v)
@@ -69,7 +71,7 @@ class CrossAttention(Attention):
         sees: which items a token may ask, `earlier` or `latest` of scops.ops.masks.
     """
 
-    def __init__(self, memory: str, *, sees: Callable[[Tensor, Tensor], Tensor] = earlier, **projections: nn.Module):
+    def __init__(self, memory: str, *, sees: Callable[[Tensor, Tensor], Tensor] = earlier, **projections: Any):
         super().__init__(**projections)
         self.memory, self.sees = memory, sees
 
@@ -77,7 +79,9 @@ class CrossAttention(Attention):
         memory = ctx.memories[self.memory]
 
         def make() -> Pair:
-            return self.k_norm(self.heads(self.k, memory.features_BSD, ctx)), self.heads(self.v, memory.features_BSD, ctx)
+            return self.k_norm(self.heads(self.k, memory.features_BSD, ctx)), self.heads(
+                self.v, memory.features_BSD, ctx
+            )
 
         k, v = make() if ctx.cache is None else ctx.cache.once(self.slot, make)
         q = self.q_norm(self.heads(self.q, x_BTD, ctx))

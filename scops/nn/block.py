@@ -67,4 +67,3 @@ class Routed(Contextual):
         flat = x_BTD.flatten(0, -2)
         pieces = [expert(flat[index]) for expert, index in zip(self.experts, ctx.route.index, strict=True)]
         return torch.cat(pieces)[ctx.route.inverse_R].unflatten(0, x_BTD.shape[:-1])
-

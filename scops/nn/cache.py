@@ -55,16 +55,21 @@ class FixedCache:
         self._new = k_BKTH.shape[2]
         end = self.filled + self._new
         if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
-                             "make the session with a larger capacity")
+            raise ValueError(
+                f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
+                "make the session with a larger capacity"
+            )
         if slot not in self.slots:
-            self.slots[slot] = tuple(x.new_zeros(*x.shape[:2], self.capacity, x.shape[3]) for x in (k_BKTH, v_BKTH))
+            self.slots[slot] = self._room(k_BKTH), self._room(v_BKTH)
         place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
         row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
         for kept, new in zip(self.slots[slot], (k_BKTH, v_BKTH), strict=True):
             kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
         k, v = self.slots[slot]
         return k[:, :, :end], v[:, :, :end]
+
+    def _room(self, x_BKTH: Tensor) -> Tensor:
+        return x_BKTH.new_zeros(*x_BKTH.shape[:2], self.capacity, x_BKTH.shape[3])
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
         if slot not in self.fixed:
@@ -108,7 +113,9 @@ class GrowingCache:
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self._new = k_BKTH.shape[2]
         old = self.slots.get(slot)
-        self.slots[slot] = (k_BKTH, v_BKTH) if old is None else (torch.cat([old[0], k_BKTH], 2), torch.cat([old[1], v_BKTH], 2))
+        self.slots[slot] = (
+            (k_BKTH, v_BKTH) if old is None else (torch.cat([old[0], k_BKTH], 2), torch.cat([old[1], v_BKTH], 2))
+        )
         return self.slots[slot]
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:

@@ -50,7 +50,9 @@ def _register(kind: type, tensors: tuple[str, ...]) -> None:
     pytree.register_pytree_node(
         kind,
         lambda x: ([getattr(x, n) for n in tensors], tuple(getattr(x, n) for n in rest)),
-        lambda children, other: kind(**dict(zip(tensors, children, strict=True)), **dict(zip(rest, other, strict=True))),
+        lambda children, other: kind(
+            **dict(zip(tensors, children, strict=True)), **dict(zip(rest, other, strict=True))
+        ),
         serialized_type_name=f"scops.{kind.__name__}",
     )
 

@@ -8,8 +8,9 @@ def initialise(module: nn.Module, *, std: float = 0.02) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d | nn.Embedding):
             nn.init.normal_(part.weight, std=std)
-            if getattr(part, "bias", None) is not None:
-                nn.init.zeros_(part.bias)
+            bias = getattr(part, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)
         elif isinstance(part, nn.LayerNorm | nn.RMSNorm | nn.BatchNorm2d):
             part.reset_parameters()
         else:

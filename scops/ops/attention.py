@@ -1,6 +1,8 @@
 """The one place where attention is computed."""
 
 # B rows, N query heads, K key heads, T queries, S keys, H head width
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -11,7 +13,9 @@ Visible = Mask | Tensor | None
 """None: every query sees every key. Tensor: bool, broadcastable to (B, N, T, S). Mask: a predicate."""
 
 
-def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible: Visible = None, *, scale: float | None = None) -> Tensor:
+def attend(
+    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible: Visible = None, *, scale: float | None = None
+) -> Tensor:
     """Scaled dot-product attention; a query that may see nothing gets zeros. Grouped heads where K < N.
 
     Args:
@@ -20,7 +24,7 @@ def attend(q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible: Visible = No
     Returns:
         (B, N, T, H)
     """
-    options = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
     if visible is None:
         return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, **options)
     if isinstance(visible, Causal) and q_BNTH.shape[2] == k_BKSH.shape[2]:
@@ -42,13 +46,13 @@ def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: tor
     return visible.dense(rows, queries, keys, device)
 
 
-def _attend_documents(q: Tensor, k: Tensor, v: Tensor, visible: Documents, options: dict) -> Tensor:
+def _attend_documents(q: Tensor, k: Tensor, v: Tensor, visible: Documents, options: dict[str, Any]) -> Tensor:
     """Document by document: 4-5 times faster on a CPU than one dense mask over the packed row."""
     rows = []
     for row, starts in enumerate(visible.starts):
-        ends = (*starts[1:], q.shape[2])
-        rows.append(torch.cat([
-            scaled_dot_product_attention(*(x[row : row + 1, :, start:end] for x in (q, k, v)), is_causal=True, **options)
-            for start, end in zip(starts, ends, strict=True)
-        ], dim=2))
+        pieces = []
+        for start, end in zip(starts, (*starts[1:], q.shape[2]), strict=True):
+            own = slice(row, row + 1), slice(None), slice(start, end)
+            pieces.append(scaled_dot_product_attention(q[own], k[own], v[own], is_causal=True, **options))
+        rows.append(torch.cat(pieces, dim=2))
     return torch.cat(rows)

@@ -81,7 +81,7 @@ class Documents(Mask):
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         most = max(map(len, self.starts))
         starts = torch.tensor([row + (row[-1],) * (most - len(row)) for row in self.starts], device=q.device)
-        number = lambda at: (at[..., None] >= starts[b]).sum(-1)  # noqa: E731
+        number = lambda at: (at[..., None] >= starts[b]).sum(-1)
         return (number(q) == number(k)) & (k <= q)
 
 

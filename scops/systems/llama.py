@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scops.checkpoints.hub_llama import llama_keys
+from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
 from scops.checkpoints.keymap import KeyMap
 from scops.core.layout import Layout, Role, Special, Template, Written
 from scops.core.stage import Lora, Stage
@@ -59,7 +59,7 @@ def build(spec: Spec) -> MultimodalDecoder:
 
 
 def transformers(spec: Spec) -> KeyMap:
-    return KeyMap(llama_keys(ours="language.", tied=spec.language.tied))
+    return (HUB_LLAMA_TIED if spec.language.tied else HUB_LLAMA).under("", "language.")
 
 
 KEYS = {"transformers": transformers}
@@ -81,7 +81,9 @@ def language_spec(config: Mapping[str, Any]) -> LlamaSpec:
     """
     kind = config.get("model_type", "llama")
     if config.get("use_sliding_window"):
-        raise ValueError(f"this {kind} has sliding windows in some layers (use_sliding_window), which no published size uses")
+        raise ValueError(
+            f"this {kind} has sliding windows in some layers (use_sliding_window), which no published size uses"
+        )
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"this {kind} has the activation {config['hidden_act']!r}; the family has 'silu'")
     scaling = config.get("rope_parameters") or config.get("rope_scaling")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scops.checkpoints.hub_llama import llama_keys
-from scops.checkpoints.keymap import KeyMap, SplitPerHead, dropped, same, split
+from scops.checkpoints.hub_llama import HUB_LLAMA
+from scops.checkpoints.keymap import KeyMap, SplitPerHead, same, split
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
 from scops.core.layout import Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
@@ -58,7 +58,7 @@ def authors(spec: Spec) -> KeyMap:
         same(tower + "post_layernorm.{w}", ours + "post_norm.{w}"),
         same("query_tokens", "image.connector.queries"),
         ABSTRACTOR.under("abstractor.", "image.connector."),
-        llama_keys("language_model.", "language.", tied=spec.language.tied),
+        HUB_LLAMA.under("language_model.", "language."),
     )
 
 
@@ -145,7 +145,9 @@ INSTRUCT = Stage(
 )  # fmt: skip
 INSTRUCT_ABSTRACT = replace(INSTRUCT, train=("image.connector",), steps=2_000,
                             source="arXiv 2304.14178v3 abstract: LoRA and the abstractor")  # fmt: skip
-INSTRUCT_FULL = replace(INSTRUCT, train=("language",), lora=None, lr=1e-5, source="X-PLUG/mPLUG-Owl pipeline, without LoRA")
+INSTRUCT_FULL = replace(
+    INSTRUCT, train=("language",), lora=None, lr=1e-5, source="X-PLUG/mPLUG-Owl pipeline, without LoRA"
+)
 STAGES = {
     "code": (ALIGN, INSTRUCT),
     "abstract": (ALIGN, INSTRUCT_ABSTRACT),

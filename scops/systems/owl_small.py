@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
-from scops.checkpoints.hub_llama import llama_keys
-from scops.checkpoints.keymap import KeyMap
+from scops.checkpoints.hub_llama import HUB_LLAMA_TIED
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
 from scops.core.layout import Layout, MediaLayout, Slot, Written
 from scops.core.stage import Lora, Stage
@@ -89,7 +87,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 # How read -------------------------------------------------------------------------------------------------------------
 
 USER = replace(TEMPLATES["chatml"].roles["user"], between=(Written("\n"),))
-TEMPLATE = replace(TEMPLATES["chatml"], roles=TEMPLATES["chatml"].roles | {"user": USER})
+TEMPLATE = replace(TEMPLATES["chatml"], roles={**TEMPLATES["chatml"].roles, "user": USER})
 
 
 def layout(spec: Spec) -> Layout:
@@ -128,5 +126,5 @@ def origins(size: str) -> Origins:
     encoder = Origin("efficientnet-lite0", EFFICIENTNET, "image.encoder.")
     if size == "owl-nano":
         return Origins((encoder,), tokenizer="smollm2-135m", fresh=("image.connector", "language"))
-    language = Origin("smollm2-135m", KeyMap(llama_keys(tied=True)), "language.")
+    language = Origin("smollm2-135m", HUB_LLAMA_TIED, "language.")
     return Origins((encoder, language), tokenizer="smollm2-135m", bridge="owl-tiny", fresh=("image.connector",))

@@ -15,7 +15,7 @@ class Utf8:
     def __init__(self, alphabet: bytes) -> None:
         self.alphabet, self.left = alphabet, b""
 
-    def push(self, token: int) -> str:
+    def step(self, token: int) -> str:
         self.left += self.alphabet[token : token + 1]
         try:
             text, self.left = self.left.decode(), b""
@@ -23,7 +23,7 @@ class Utf8:
             text = ""
         return text
 
-    def close(self) -> str:
+    def finish(self) -> str:
         return self.left.decode(errors="replace")
 
 
@@ -79,6 +79,13 @@ def test_no_step_is_asked_for_after_the_last_token(recount) -> None:
     session = recount(PROMPTS)
     generate(session, stops=(), limit=5, sampler=Sampler(Sampling(), rows=4))
     assert session.steps == 4
+
+
+def test_every_row_may_have_its_own_limit(recount) -> None:
+    replies = generate(recount(PROMPTS), stops=(), limit=[3, 1, 7, 2], sampler=Sampler(Sampling(), rows=4))
+    assert [(len(reply.ids), reply.ended) for reply in replies] == [(n, "length") for n in (3, 1, 7, 2)]
+    with pytest.raises(ValueError, match="2 limits for 4 rows"):
+        generate(recount(PROMPTS), stops=(), limit=[3, 1], sampler=Sampler(Sampling(), rows=4))
 
 
 def test_a_limit_below_one_is_refused(recount) -> None:

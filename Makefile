@@ -1,0 +1,32 @@
+# make demo: set up and run the main job. make test: set up and pass all tests. Both from a bare machine.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types status bench clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --constraint constraints.txt --progress-bar off --quiet torch
+	$(BIN)/pip install --constraint constraints.txt --progress-bar off --quiet --editable '.[demo,dev,reference]'
+	touch $@
+
+demo: setup
+	$(BIN)/scops demo $(ARGS)
+
+test: setup lint types
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyrefly check
+
+status: setup
+	$(BIN)/python docs/make_status.py
+
+clean:
+	rm -rf .venv

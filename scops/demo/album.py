@@ -1,0 +1,54 @@
+"""The pictures of a data set on disk, each drawn once with dice of its own, so that an interrupted run can go on."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from scops.demo.concepts import Concept, Gallery
+
+FOLDER = "images"
+COMPRESSION = 1
+
+
+def dice_of(*what: object) -> random.Random:
+    """Chance that depends on nothing but what it is for."""
+    return random.Random("/".join(map(str, what)))
+
+
+class Album:
+    """Pictures by name below one folder, all PNG of one side."""
+
+    def __init__(self, folder: Path, *, seed: int, side: int, tick: Callable[[], None] = lambda: None):
+        self.folder, self.seed, self.side, self.tick = folder, seed, side, tick
+        self.last: tuple[tuple[str, str], Image.Image] | None = None
+        self.small: dict[tuple[str, str], Image.Image] = {}
+
+    def add(self, name: str, make: Callable[[random.Random], Image.Image]) -> str:
+        """The picture's path relative to the data set's folder; made only where it does not stand already."""
+        relative = f"{FOLDER}/{name}.png"
+        path = self.folder / relative
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".part")
+            make(dice_of(self.seed, name)).save(beside, "PNG", compress_level=COMPRESSION)
+            os.replace(beside, path)
+        self.tick()
+        return relative
+
+    def drawing(self, gallery: Gallery, concept: Concept, style: str) -> Image.Image:
+        """The full-size drawing, kept until another is asked for: variants of one thing come one after the other."""
+        key = (concept.code, style)
+        if self.last is None or self.last[0] != key:
+            self.last = (key, gallery.draw(concept, style, self.side))
+        return self.last[1]
+
+    def small_drawing(self, gallery: Gallery, concept: Concept, style: str) -> Image.Image:
+        """The drawing at half the side, as scenes need it; kept for good (25 kB each at 80 pixels)."""
+        key = (concept.code, style)
+        if key not in self.small:
+            half = (self.side // 2, self.side // 2)
+            self.small[key] = self.drawing(gallery, concept, style).resize(half, Image.Resampling.BOX)
+        return self.small[key]

@@ -1,0 +1,170 @@
+"""A model's folder, Hugging Face shaped: what stands in it, how it is recognised, how it is written."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import scops
+from scops.checkpoints.write import save_json, save_text, save_weights
+from scops.core.layout import Layout, Slot
+from scops.core.names import nearest
+from scops.core.stage import Lora
+from scops.data.template import jinja
+from scops.data.tokenizer import Tokenizer
+from scops.systems import SYSTEMS, module_of, spec_from_json
+
+CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
+    "config.json", "processor_config.json", "generation_config.json", "chat_template.jinja"
+)  # fmt: skip
+OWN = "scops"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a config.json says.
+
+    Args:
+        size: a known size's name when the spec is exactly that; else None.
+        layout: how the weights are named: "scops" or a layout of the system's KEYS.
+        lora: adapters that are kept beside the weights, with the exact paths they are on.
+    """
+
+    system: str
+    size: str | None
+    spec: Any
+    layout: str = OWN
+    lora: tuple[Lora, ...] = ()
+
+
+def read_config(folder: Path) -> Config:
+    """Ours by its section, the authors' by what the systems recognise.
+
+    Raises:
+        ValueError: no config.json, or of a system that is not known.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+        raise ValueError(f"{folder} has no {CONFIG}, so it is no model's folder; it holds {there}")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if OWN in content:
+        return _own(content[OWN], path)
+    for system, entry in SYSTEMS.items():
+        module = module_of(system)
+        spec = module.spec_of(content)
+        if spec is not None:
+            layouts = [name for name in module.KEYS]
+            return Config(system, size_of(module, spec), spec, layouts[0])
+    kind = content.get("model_type")
+    raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
+
+
+def _own(section: Mapping[str, Any], path: Path) -> Config:
+    missing = sorted({"system", "spec"} - set(section))
+    if missing:
+        raise ValueError(f"{path}: the {OWN!r} section has no {missing[0]!r}")
+    if section["system"] not in SYSTEMS:
+        raise ValueError(f"{path}: there is no system {section['system']!r}{nearest(section['system'], SYSTEMS)}")
+    module = module_of(section["system"])
+    try:
+        spec = spec_from_json(module.Spec, section["spec"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} (written by scops {section.get('version', '?')}): {error}") from error
+    lora = tuple(Lora(**{**group, "targets": tuple(group["targets"])}) for group in section.get("lora", ()))
+    return Config(section["system"], size_of(module, spec), spec, section.get("layout", OWN), lora)
+
+
+def size_of(module: Any, spec: Any) -> str | None:
+    """The name of a size that is exactly this."""
+    return next((name for name, known in module.SIZES.items() if known == spec), None)
+
+
+def write_folder(
+    folder: Path,
+    config: Config,
+    weights: Mapping[str, Any],
+    *,
+    layout: Layout,
+    tokenizer: Tokenizer,
+    published: Mapping[str, Any],
+    run: str | None,
+) -> None:
+    """Every file whole or not there, the weights last.
+
+    Args:
+        published: the authors' own config.json for their layout; empty for ours.
+        run: the YAML of the run that made it.
+    """
+    section: dict[str, Any] = {
+        "version": scops.__version__,
+        "system": config.system,
+        "size": config.size,
+        "layout": config.layout,
+        "spec": asdict(config.spec),
+    }
+    if config.lora:
+        section["lora"] = [asdict(group) for group in config.lora]
+    save_json(folder / CONFIG, {"model_type": OWN, **published, OWN: section})
+    tokenizer.save(folder)
+    save_text(folder / TEMPLATE, jinja(layout.template))
+    save_json(folder / PROCESSOR, processor_config(layout))
+    save_json(folder / GENERATION, generation_config(layout, tokenizer))
+    if run is not None:
+        save_text(folder / "run.yaml", run)
+    save_weights(folder, weights)
+
+
+def processor_config(layout: Layout) -> dict[str, Any]:
+    """How pictures are prepared and how many tokens one takes."""
+    kinds = {}
+    for kind, media in layout.media.items():
+        pieces = media.arrange(media.pixels.height, media.pixels.width)
+        tokens = sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
+        kinds[kind] = {**asdict(media.pixels), "tokens": tokens}
+    return json.loads(json.dumps({"processor_class": OWN, "context": layout.context, "media": kinds}))
+
+
+def generation_config(layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
+    stops = [tokenizer.id_of(token) for token in layout.template.stops]
+    found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": False}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def check_processor(folder: Path, layout: Layout) -> None:
+    """Pictures must be prepared as they were when the weights were made.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    path = folder / PROCESSOR
+    if not path.is_file():
+        return
+    kept = json.loads(path.read_text("utf-8"))
+    if kept.get("processor_class") != OWN:
+        return  # the authors' own, in their own words
+    differ = list(_differences(kept, processor_config(layout)))
+    if differ:
+        raise ValueError(f"{path} and the system prepare pictures differently: {'; '.join(differ[:5])}")
+
+
+def _differences(kept: Any, made: Any, at: str = "") -> Sequence[str]:
+    if isinstance(kept, Mapping) and isinstance(made, Mapping):
+        names = sorted(set(kept) | set(made))
+        return [line for name in names for line in _differences(kept.get(name), made.get(name), f"{at}.{name}".lstrip("."))]
+    return [] if kept == made else [f"{at} is {kept} in the folder and {made} in the system"]
+
+
+def written_for(system: str, spec: Any, tokenizer: Tokenizer) -> Any:
+    """A published language model's config does not say how turns are written: its size or its special tokens do."""
+    if system != "llama":
+        return spec
+    for known in module_of(system).SIZES.values():
+        if known.language == spec.language:
+            return known
+    form = "chatml" if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.added) else spec.template
+    return replace(spec, template=form)
