@@ -9,7 +9,8 @@ Importing scops imports nothing heavy; `load`, `create` and `Model` come when th
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scops.model import Model, create, load
+    from scops.model import Model
+    from scops.opening import create, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "create", "load"]
@@ -18,9 +19,9 @@ __all__ = ["Model", "__version__", "create", "load"]
 def __getattr__(name: str) -> Any:
     if name not in ("Model", "create", "load"):
         raise AttributeError(f"module 'scops' has no attribute {name!r}")
-    import scops.model
+    from importlib import import_module
 
-    return getattr(scops.model, name)
+    return getattr(import_module("scops.model" if name == "Model" else "scops.opening"), name)
 
 
 def __dir__() -> list[str]:

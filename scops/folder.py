@@ -97,6 +97,7 @@ def write_folder(
     """Every file whole or not there, the weights last.
 
     Args:
+        weights: under the names of config.layout.
         published: the authors' own config.json for their layout; empty for ours.
         run: the YAML of the run that made it.
     """
@@ -117,6 +118,11 @@ def write_folder(
     if run is not None:
         save_text(folder / "run.yaml", run)
     save_weights(folder, weights)
+
+
+def published_config(system: str, spec: Any, layout: str) -> dict[str, Any]:
+    """The authors' config.json for this spec."""
+    return module_of(system).CONFIGS[layout](spec)
 
 
 def processor_config(layout: Layout) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The front door: load or make a model, talk to it, save it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +9,19 @@ import torch
 from torch import nn
 
 from scops.bridge import adapters_in
-from scops.checkpoints.keymap import KeyMap
-from scops.core.batch import Batch
 from scops.core.layout import Layout
-from scops.data.collate import pad
+from scops.core.names import nearest
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
-from scops.folder import OWN, Config, size_of, write_folder
-from scops.generate.sampler import Sampler, Sampling
-from scops.generate.text import Piece, Words
-from scops.generate.text import stream as stream_words
-from scops.core.names import nearest
+from scops.folder import OWN, Config, published_config, size_of, write_folder
+from scops.generate.sampler import Sampling
 from scops.messages import Ask, sample_of
 from scops.nn import lora
 from scops.systems import module_of
+from scops.talk import MAX_TOKENS, Answer, answers, pieces, prompts
 from scops.train.checkpoint import replace_folder
 
-MAX_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said to one conversation.
-
-    Args:
-        ended: "stop" or "length".
-        tokens: of the reply; prompt: ids of the question, media positions included.
-    """
-
-    text: str
-    ended: str
-    tokens: int
-    prompt: tuple[int, ...] = field(repr=False)
+BATCH = 8
 
 
 @dataclass
@@ -61,14 +41,14 @@ class Model:
     layout: Layout
     origin: str = ""
     run: str | None = None
+    processor: Processor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        rows = self.module.embed(torch.zeros(1, dtype=torch.long, device="meta")).shape[-1] if False else None
         self.processor = Processor(self.layout, self.tokenizer)
 
     @property
     def size(self) -> str | None:
-        """A known size's name, when it is exactly that."""
+        """The name of a known size that is exactly this."""
         return size_of(module_of(self.system), self.spec)
 
     @property
@@ -78,3 +58,100 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
+
+    # Talking ----------------------------------------------------------------------------------------------------------
+
+    def chat(
+        self, ask: Ask, images: Sequence[Any] = (), *, max_tokens: int = MAX_TOKENS, stop: Sequence[str] = (), **sampling: Any
+    ) -> str:
+        """One reply.
+
+        Args:
+            ask: words; or parts of one turn (words, paths, pictures) in order; or OpenAI-style messages; or a Sample.
+            images: pictures before the words, when `ask` is no list of messages.
+            stop: words before which the reply ends.
+            sampling: the fields of scops.generate.sampler.Sampling; without them the best token is taken.
+        """
+        return "".join(self.stream(ask, images, max_tokens=max_tokens, stop=stop, **sampling))
+
+    def stream(
+        self, ask: Ask, images: Sequence[Any] = (), *, max_tokens: int = MAX_TOKENS, stop: Sequence[str] = (), **sampling: Any
+    ) -> Iterator[str]:
+        """The same reply in pieces, as they come."""
+        examples, chosen = prompts(self.processor, [sample_of(ask, images)]), _sampling(sampling)
+        said = pieces(self.module, self.processor, examples, sampling=chosen, limit=max_tokens, stops=stop)
+        return (piece.text for piece in said if piece.text)
+
+    def generate(
+        self,
+        asks: Sequence[Ask],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        batch: int = BATCH,
+        **sampling: Any,
+    ) -> list[str]:
+        """A reply to each of many; the same as asking them one by one (with a seed: ask number r uses seed + r)."""
+        return [a.text for a in self.answer(asks, max_tokens=max_tokens, stop=stop, batch=batch, **sampling)]
+
+    def answer(
+        self,
+        asks: Sequence[Ask],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        batch: int = BATCH,
+        **sampling: Any,
+    ) -> list[Answer]:
+        """As `generate`, with what was asked and why each reply ended."""
+        chosen, said = _sampling(sampling), []
+        for start in range(0, len(asks), batch):
+            some = [sample_of(ask, name=f"ask {start + at}") for at, ask in enumerate(asks[start : start + batch])]
+            shifted = chosen if chosen.seed is None else _sampling(sampling | {"seed": chosen.seed + start})
+            examples = prompts(self.processor, some)
+            said += answers(self.module, self.processor, examples, sampling=shifted, limit=max_tokens, stops=stop)
+        return said
+
+    # Keeping ----------------------------------------------------------------------------------------------------------
+
+    def merge(self) -> "Model":
+        """Fold adapters into the weights, here and now."""
+        lora.merge(self.module)
+        return self
+
+    def save(self, folder: str | Path, layout: str | None = None, *, run: str | None = None) -> Path:
+        """A Hugging Face shaped folder; a new one appears whole, in an old one each file is replaced whole.
+
+        Args:
+            layout: "scops" (adapters are kept beside the weights), or a published one of the system, without adapters.
+            run: the YAML of the run that made it; by default the one it came with.
+        """
+        folder, layout = Path(folder), layout or OWN
+        adapters, weights, published = adapters_in(self.module), self.module.state_dict(), {}
+        if layout != OWN:
+            keys = module_of(self.system).KEYS
+            if layout not in keys:
+                raise ValueError(f"{self.system} is not published in a layout {layout!r}{nearest(layout, [OWN, *keys])}")
+            if adapters:
+                raise ValueError(f"the layout {layout!r} has no place for adapters; merge them first (model.merge())")
+            weights = keys[layout](self.spec).save(weights)
+            published = published_config(self.system, self.spec, layout)
+        config = Config(self.system, self.size, self.spec, layout, adapters)
+
+        def fill(place: Path) -> None:
+            kept = {"layout": self.layout, "tokenizer": self.tokenizer, "published": published, "run": run or self.run}
+            write_folder(place, config, weights, **kept)
+
+        if folder.is_dir() and any(folder.iterdir()):
+            fill(folder)
+        else:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            replace_folder(folder, fill)
+        return folder
+
+
+def _sampling(given: dict[str, Any]) -> Sampling:
+    unknown = sorted(set(given) - set(Sampling.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"there is no {unknown[0]!r} of sampling{nearest(unknown[0], Sampling.__dataclass_fields__)}")
+    return Sampling(**given)

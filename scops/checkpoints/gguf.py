@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scops.checkpoints.gguf_tokenizer import gguf_tokenizer
 from scops.checkpoints.keymap import KeyMap, Op, Unpermute, dropped, same
-from scops.checkpoints.read import MappedReader, Reader
+from scops.checkpoints.reader import MappedReader, Reader
 from scops.core.names import nearest
 
 # What differs inside the family: are q and k rows permuted, which projections carry a bias, which are normed per head.

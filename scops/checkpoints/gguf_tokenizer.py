@@ -68,7 +68,7 @@ def _byte_level(tokens: list[str], types: list[int], merges: list[str], pre: str
         raise ValueError(f"tokenizer.ggml.pre is {pre!r}, and how it cuts text is not known here{nearest(pre, PRE)}")
     cutting, composed, whole = PRE[pre]
     vocabulary = {token: at for at, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, right in (merge.split(" ", 1) for merge in merges)]
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=whole))
     tokenizer.pre_tokenizer = cutting()
     if composed:

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
 
 from scops.checkpoints.keymap import KeyMap, unchanged
-from scops.checkpoints.read import MappedReader, Reader, StateReader, open_weights
+from scops.checkpoints.read import open_weights
+from scops.checkpoints.reader import MappedReader, Reader, StateReader
 from scops.core.glob import covered, covers
 from scops.core.names import nearest
 
@@ -160,14 +162,15 @@ class Slots:
                 owners.setdefault(path.rpartition(".")[0], []).append(path)
         for name, mine in owners.items():
             owner = self.module.get_submodule(name)
-            if not callable(getattr(owner, "reset_parameters", None)):
+            reset = getattr(owner, "reset_parameters", None)
+            if not isinstance(reset, MethodType):
                 raise ValueError(
                     f"{mine[0]!r} is fresh and on the meta device, and {type(owner).__name__} has no reset_parameters "
                     "to initialise it; build that part on a real device"
                 )
             for path in [path for path in self.tensors if path.rpartition(".")[0] == name]:
                 self._put(path, torch.empty_like(self.tensors[path], device=device))
-            owner.reset_parameters()
+            reset()
 
     def check_filled(self) -> None:
         empty = [name for name, buffer in self.module.named_buffers() if buffer.device.type == "meta"]
@@ -181,5 +184,4 @@ class Slots:
         self.tensors[path] = tensor
         for place in [place for place, first in self.alias.items() if first == path]:
             owner, _, name = place.rpartition(".")
-            table = self.module.get_submodule(owner)
-            (table._parameters if isinstance(old, nn.Parameter) else table._buffers)[name] = tensor
+            setattr(self.module.get_submodule(owner), name, tensor)  # a Parameter or a buffer of that name stays one

@@ -81,7 +81,7 @@ def save_weights(
     unique, tied = untied(state)
     shards = list(_shards(unique, shard_bytes))
     index, single = folder / f"{name}.safetensors.index.json", folder / f"{name}.safetensors"
-    before = [*folder.glob(f"{name}-*of-*.safetensors"), single, index]
+    before = [*folder.glob(f"{name}-*of-*.safetensors"), *folder.glob(f".{name}*.part"), single, index]
     if len(shards) == 1:
         save_tensors(single, state, metadata=metadata)
         written = [single]

@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +175,16 @@ def _open(source: Source, name: str) -> Iterator[Image.Image]:
     file = _existing(source, name) if isinstance(source, Path) else io.BytesIO(_content(source, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is an error
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=_formats())
     with image:
         yield image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow can read."""
+    Image.init()
+    return tuple(one for one in FORMATS if one in Image.OPEN)
 
 
 def _content(source: Path | str | bytes, name: str) -> bytes:
@@ -225,7 +233,8 @@ def _where(source: object, name: str) -> str:
 
 
 def _looks(source: Source) -> str:
-    start = source.read_bytes()[:64] if isinstance(source, Path) else _content(source, "")[:64]
+    assert not isinstance(source, Image.Image)
+    start = _content(source, "")[:64]
     if not start:
         return "an empty file"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from scops.core.batch import Example, Span
-from scops.core.layout import Layout, MediaLayout, Piece, Segment, Slot, Special
+from scops.core.layout import Layout, MediaLayout, Piece, Slot, Special
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.errors import MediaError, NothingToLearn, TooLong
@@ -84,7 +84,7 @@ class Processor:
         found = len(example)
         while len(example) > self.capacity:
             turns = _without_oldest(sample.turns) if self.overflow == "shorten" else None
-            if turns is None or not reply and not any(turn.learn for turn in turns):
+            if turns is None or not (reply or any(turn.learn for turn in turns)):
                 media = sum(span.length for span in example.spans)
                 least = f", {len(example)} without the oldest exchanges" if len(example) < found else ""
                 raise TooLong(
@@ -97,13 +97,12 @@ class Processor:
     def _write(self, sample: Sample, reply: bool) -> Example:
         pen = _Pen(self.tokenizer)
         for segment in segments(self.layout.template, sample.turns, reply=reply):
-            pieces = self._arranged(segment, sample) if isinstance(segment.piece, Media) else (segment.piece,)
-            for piece in pieces:
+            whole = segment.piece
+            for piece in self._arranged(whole, sample) if isinstance(whole, Media) else (whole,):
                 pen.write(piece, segment.learn)
         return pen.example(sample)
 
-    def _arranged(self, segment: Segment, sample: Sample) -> Sequence[Piece | Slot]:
-        item = segment.piece
+    def _arranged(self, item: Media, sample: Sample) -> Sequence[Piece | Slot]:
         arrange = self._media(item).arrange
         height, width = measure(item.source, item.name or sample.name)
         pieces = arrange(height, width)

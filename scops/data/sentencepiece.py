@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -77,8 +78,8 @@ def _parse(data: bytes) -> Pieces:
     )  # fmt: skip
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Protocol buffer wire format: field number and value, undecoded."""
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Protocol buffer wire format: field numbers and values, int or bytes."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -116,7 +117,7 @@ def _signed(value: int) -> int:
 def build(pieces: Pieces) -> Tokenizer:
     """The same ids as the SentencePiece library gives."""
     tokenizer = Tokenizer(_unigram(pieces) if pieces.kind == UNIGRAM else _bpe(pieces))
-    steps = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
     if pieces.squeeze:
         steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Replace(Regex("^ | $"), "")]
     if pieces.prefix:

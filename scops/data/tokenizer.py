@@ -177,7 +177,8 @@ def _hide_tokens(model: dict[str, Any], hidden: set[str]) -> None:
     hidden = {token for token in hidden if len(token) > 1}  # one character cannot be split
     respelt = {token: f" {model['vocab'][token]}" for token in hidden if token in model["vocab"]}
     model["vocab"] = {respelt.get(token, token): at for token, at in model["vocab"].items()}
-    model["unk_token"] = respelt.get(model.get("unk_token"), model.get("unk_token"))
+    if model.get("unk_token") in respelt:
+        model["unk_token"] = respelt[model["unk_token"]]
     if "merges" in model:
         model["merges"] = [pair for pair in model["merges"] if hidden.isdisjoint([*pair, "".join(pair)])]
 

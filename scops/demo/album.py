@@ -43,12 +43,12 @@ class Album:
         key = (concept.code, style)
         if self.last is None or self.last[0] != key:
             self.last = (key, gallery.draw(concept, style, self.side))
+            half = (self.side // 2, self.side // 2)
+            self.small[key] = self.last[1].resize(half, Image.Resampling.BOX)
         return self.last[1]
 
     def small_drawing(self, gallery: Gallery, concept: Concept, style: str) -> Image.Image:
         """The drawing at half the side, as scenes need it; kept for good (25 kB each at 80 pixels)."""
-        key = (concept.code, style)
-        if key not in self.small:
-            half = (self.side // 2, self.side // 2)
-            self.small[key] = self.drawing(gallery, concept, style).resize(half, Image.Resampling.BOX)
-        return self.small[key]
+        if (concept.code, style) not in self.small:
+            self.drawing(gallery, concept, style)
+        return self.small[concept.code, style]

@@ -25,7 +25,8 @@ from scops.demo.words import word_rows
 
 FORMAT = 1
 """Counted up whenever the same plan would make other rows or pictures."""
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.yaml"
+"""JSON, which is YAML too; not called .json, because every .json of a folder counts as data."""
 
 Rows = Callable[[], Iterator[Row]]
 

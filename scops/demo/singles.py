@@ -46,7 +46,6 @@ def single_picture(gallery: Gallery, album: Album, concept: Concept, style: str,
     name = f"{folder}/{concept.code}-{style}-{variant}"
 
     def draw(dice: random.Random) -> Image.Image:
-        album.small_drawing(gallery, concept, style)
         return single(album.drawing(gallery, concept, style), dice, flips=concept.flips)
 
     return album.add(name, draw)

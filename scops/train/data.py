@@ -7,7 +7,7 @@ plain integers, so that a run goes on exactly where it was.
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -70,7 +70,9 @@ class Mixture:
         weights: relative, by data set; None means its number of rows.
     """
 
-    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float | None], *, seed: int, salt: str = "") -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], weights: Mapping[str, float | None], *, seed: int, salt: str = ""
+    ) -> None:
         empty = [name for name, size in sizes.items() if size == 0]
         if empty or not sizes:
             raise ValueError(f"data set {empty[0]!r} has no rows" if empty else "there is no data set to learn from")
@@ -149,7 +151,7 @@ class Feed:
         else:
             made = DataLoader(
                 rows, batch_size=None, sampler=self._draws(), num_workers=self.workers, collate_fn=_same,
-                worker_init_fn=_deaf, generator=torch.Generator(), prefetch_factor=2 * self.size,
+                worker_init_fn=_deaf, generator=torch.Generator(), prefetch_factor=min(64, 2 * self.size),
             )  # fmt: skip
         for draw, example in made:
             yield draw, self.kept[draw.name, draw.index] if example is None else example
@@ -175,7 +177,9 @@ class Feed:
                 f"{self.max_bad_share:g} allows; the last: {found.reason}"
             )
         if unused >= min(total, HOPELESS) and not self.good[draw.name]:
-            raise ValueError(f"none of the first {unused} rows of data set {draw.name!r} can be used; the last: {found.reason}")
+            raise ValueError(
+                f"none of the first {unused} rows of data set {draw.name!r} can be used; the last: {found.reason}"
+            )
 
 
 class _Rows(Dataset):
@@ -203,12 +207,6 @@ def make(rows: Sequence[Sample], index: int, processor: Maker, *, name: str) -> 
 def spread(rows: Sequence[Sample], count: int) -> list[int]:
     """At most `count` places, evenly over all rows."""
     return sorted(set(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int).tolist()))
-
-
-def bare(example: Example, store: Container[str]) -> Example | None:
-    """The example without its pictures, if the features of all of them are in the store."""
-    known = all(digest in store for many in example.digests.values() for digest in many)
-    return replace(example, media={}) if known else None
 
 
 def _same(item: Any) -> Any:

@@ -39,7 +39,9 @@ class Features:
     def __contains__(self, digest: str) -> bool:
         return digest in self.memory or digest in self.pending or digest in self.shards
 
-    def of(self, system: Decoder, batch: Batch, examples: Sequence[Example], *, dtype: torch.dtype) -> dict[str, Tensor]:
+    def of(
+        self, system: Decoder, batch: Batch, examples: Sequence[Example], *, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
         """By kind (M, P, D), the features of a batch that was made of these examples.
 
         Args:

@@ -31,4 +31,6 @@ def fingerprints(module: nn.Module, roles: list[str]) -> dict[str, str]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().view(torch.uint8 if tensor.dtype == torch.bool else _WHOLE[tensor.element_size()])
+    return (
+        tensor.detach().contiguous().view(torch.uint8 if tensor.dtype == torch.bool else _WHOLE[tensor.element_size()])
+    )

@@ -8,7 +8,7 @@ from typing import Self
 EXIT = 130
 
 
-class Interrupted(Exception):  # noqa: N818 not an error
+class Interrupted(Exception):
     """Training stopped when asked to, and is saved; a command exits with EXIT."""
 
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from scops.checkpoints.keymap import KeyMap, KeyMismatch, same, split
-from scops.checkpoints.read import MappedReader, ShardedReader, StateReader, TorchReader, open_weights
+from scops.checkpoints.read import ShardedReader, TorchReader, open_weights
+from scops.checkpoints.reader import MappedReader, StateReader
 from scops.checkpoints.write import save_weights
 
 

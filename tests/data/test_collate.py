@@ -107,8 +107,10 @@ def test_padded_examples_come_back(rows: list[Example], multiple: int) -> None:
     rows = [_nonzero(row) for row in rows]
     batch = pad(rows, pad_id=PAD, multiple=multiple)
     assert [content(one) for one in recovered(batch)] == [content(row) for row in rows]
-    assert batch.documents == ((0,),) * len(rows) and not batch.packed
-    assert batch.ids_BT.shape[1] % multiple == 0 and batch.ids_BT.shape[1] - max(batch.lengths) < multiple
+    assert batch.documents == ((0,),) * len(rows)
+    assert not batch.packed
+    assert batch.ids_BT.shape[1] % multiple == 0
+    assert batch.ids_BT.shape[1] - max(batch.lengths) < multiple
     assert batch.tokens == sum(map(len, rows))
 
 
@@ -141,7 +143,8 @@ def test_indices_agree_with_a_count_by_hand(rows: list[Example]) -> None:
     batch = pack(rows, capacity=max(map(len, rows)) + 9, pad_id=PAD)
     flat = batch.ids_BT.flatten()
     text, media = batch.route.index
-    assert (flat[media] == 0).all() and (flat[text] != 0).all()
+    assert (flat[media] == 0).all()
+    assert (flat[text] != 0).all()
     assert (torch.cat(batch.route.index)[batch.route.inverse_R] == torch.arange(len(flat))).all()
     assert sorted(torch.cat(batch.route.index).tolist()) == list(range(len(flat)))
     for kind, where in batch.where.items():
@@ -160,7 +163,8 @@ def test_indices_agree_with_a_count_by_hand(rows: list[Example]) -> None:
         assert (batch.ids_BT[row, length:] == PAD).all()
     for at in batch.targets.index_R.tolist():
         row, t = divmod(at, batch.ids_BT.shape[1])
-        assert t + 1 not in batch.documents[row] and t + 1 < batch.lengths[row]
+        assert t + 1 not in batch.documents[row]
+        assert t + 1 < batch.lengths[row]
 
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(0, 30))
@@ -197,7 +201,7 @@ def test_disagreement_is_an_error_with_numbers() -> None:
         pad([], pad_id=0)
     with pytest.raises(ValueError, match="row 7 has 0 ids"):
         pad([make([])], pad_id=0)
-    with pytest.raises(ValueError, match="example 1 has 5 tokens.*room for 4"):
+    with pytest.raises(ValueError, match=r"example 1 has 5 tokens.*room for 4"):
         pack([make([1]), make([1] * 5)], capacity=4, pad_id=0)
 
 
@@ -213,7 +217,8 @@ def test_known_features_come_without_pictures_for_all_or_none() -> None:
     bare = make([1, 0], span, digests={"image": ("d",)}, name="bare")
     full = replace(bare, media=pixels, name="full")
     batch = pad([bare, make([1]), bare], pad_id=0)
-    assert batch.media == {} and batch.digests == {"image": ("d", "d")}
+    assert batch.media == {}
+    assert batch.digests == {"image": ("d", "d")}
     assert pad([full, make([1]), full], pad_id=0).media["image"].shape == (2, 3, 2, 2)
     with pytest.raises(ValueError, match=r"1 of 2 examples .*'bare' first"):
         pad([full, bare], pad_id=0)
@@ -224,4 +229,5 @@ def test_known_features_come_without_pictures_for_all_or_none() -> None:
 def test_a_batch_without_media_has_a_route_of_text_only() -> None:
     batch = pad([make([1, 2]), make([3])], pad_id=0)
     assert [len(index) for index in batch.route.index] == [4, 0]
-    assert batch.where == {} and len(batch.targets.index_R) == 0
+    assert batch.where == {}
+    assert len(batch.targets.index_R) == 0

@@ -61,7 +61,8 @@ def test_pad_centres_on_the_mean_colour() -> None:
     image = noise(6, 3)
     ours = prepare(image, Pixels(6, 6, (0.2, 0.4, 0.6), (1.0, 1.0, 1.0), fit="pad"))
     levels = np.rint((ours + np.reshape([0.2, 0.4, 0.6], (3, 1, 1))) * 255).astype(int).transpose(1, 2, 0)
-    assert (levels[0] == (51, 102, 153)).all() and (levels[4:] == (51, 102, 153)).all()
+    assert (levels[0] == (51, 102, 153)).all()
+    assert (levels[4:] == (51, 102, 153)).all()
     np.testing.assert_array_equal(levels[1:4], np.asarray(image))
 
 
@@ -82,7 +83,7 @@ def test_very_thin_pictures_are_prepared_without_a_giant_in_between(monkeypatch:
     whole = prepare(smooth, pixels)
     monkeypatch.setattr(scops.data.image, "PIXEL_LIMIT", 1000)
     assert np.abs(prepare(smooth, pixels) - whole).max() < 1.01 / 255 / min(CLIP["std"])  # one level
-    with pytest.raises(MediaError, match="row 3.*400x3 is too thin"):
+    with pytest.raises(MediaError, match=r"row 3.*400x3 is too thin"):
         prepare(noise(3, 400), Pixels(24, 24, fit="pad", **CLIP), name="row 3")
 
 
@@ -159,7 +160,8 @@ def test_float_grey_is_read_from_zero_to_one() -> None:
 def test_cmyk_bilevel_and_grey_become_rgb() -> None:
     assert decode(encoded(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "TIFF")).getpixel((0, 0)) == (255, 0, 0)
     red = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95)).getpixel((4, 4))
-    assert red[0] > 240 and max(red[1:]) < 15
+    assert red[0] > 240
+    assert max(red[1:]) < 15
     assert decode(encoded(Image.new("1", (3, 2), 1))).getpixel((2, 1)) == (255, 255, 255)
     assert decode(encoded(Image.new("L", (3, 2), 77))).getpixel((2, 1)) == (77, 77, 77)
 
@@ -248,7 +250,7 @@ def test_random_damage_gives_a_picture_or_a_media_error() -> None:
             try:
                 assert decode(bytes(broken), "row 1", limit=10_000).mode == "RGB"
             except MediaError as error:
-                assert "row 1" in str(error)
+                assert "row 1" in str(error)  # noqa: PT017
 
 
 def test_the_callers_picture_stays_open_and_unchanged() -> None:
@@ -265,7 +267,8 @@ def test_digests_tell_content_and_preparation_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(a))
     seen = {digest(source, pixels) for source in (a, b, *flat, encoded(a), encoded(b)) for pixels in (first, second)}
-    assert len(seen) == 12 and all(len(one) == 64 for one in seen)
+    assert len(seen) == 12
+    assert all(len(one) == 64 for one in seen)
     assert digest(path, first) == digest(encoded(a), first) == digest(str(path), first)
     palette = [Image.new("P", (2, 2)) for _ in range(2)]
     palette[1].putpalette([1, 2, 3])
@@ -274,4 +277,5 @@ def test_digests_tell_content_and_preparation_apart(tmp_path: Path) -> None:
 
 def test_media_errors_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(MediaError("row 3 (a.png): missing")))
-    assert isinstance(error, ValueError) and str(error) == "row 3 (a.png): missing"
+    assert isinstance(error, ValueError)
+    assert str(error) == "row 3 (a.png): missing"

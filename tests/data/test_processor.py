@@ -85,7 +85,8 @@ def test_a_prompt_is_the_beginning_of_its_training_row() -> None:
         row, prompt = make(Sample(turns)), make(Sample(turns[:1]), reply=True)
         first = int(row.learn_T.argmax())
         assert prompt.ids_T.tolist() == row.ids_T[:first].tolist()
-        assert prompt.spans == row.spans and not prompt.learn_T.any()
+        assert prompt.spans == row.spans
+        assert not prompt.learn_T.any()
 
 
 def test_chatml_learns_the_reply_and_its_end_but_not_the_newline() -> None:
@@ -124,7 +125,8 @@ def test_media_stand_first_last_beside_each_other_or_nowhere() -> None:
     bare = replace(OWL, roles={role: Role() for role in ("system", "user", "assistant")}, start=(), system=None)
     only = processor(bare) if bare is OWL else Processor(Layout(bare, make.layout.media), make.tokenizer)
     prompt = only(Sample((Turn("user", (a, b)),)), reply=True)
-    assert prompt.spans == (Span("image", 0, 5), Span("image", 5, 5)) and len(prompt) == 10
+    assert prompt.spans == (Span("image", 0, 5), Span("image", 5, 5))
+    assert len(prompt) == 10
     assert make(Sample(chat("x", "y"))).media == {}
 
 
@@ -148,7 +150,8 @@ def test_outline_counts_without_unpacking() -> None:
     turns = (Turn("user", (picture(2, 9), Text("x"))), *chat("", "y")[1:])
     full, outline = make(Sample(turns)), make.outline(Sample(turns))
     np.testing.assert_array_equal(full.ids_T, outline.ids_T)
-    assert full.spans == outline.spans and not outline.media
+    assert full.spans == outline.spans
+    assert not outline.media
     cut = picture(400, 9).source[:60]  # a header without its pixels
     assert len(make.outline(Sample((Turn("user", (Media("image", cut),)), *turns[1:])))) > 9
     with pytest.raises(MediaError, match="row 4"):
@@ -161,7 +164,8 @@ def test_known_pictures_are_not_unpacked() -> None:
     make = processor(known=known.__contains__)
     both, one = (Sample((Turn("user", parts), *chat("", "y")[1:])) for parts in ((a, b), (a,)))
     assert len(make(both).media["image"]) == 2  # one is new
-    assert make(one).media == {} and make(one).digests == {"image": tuple(known)}
+    assert make(one).media == {}
+    assert make(one).digests == {"image": tuple(known)}
 
 
 def test_too_long_is_an_error_with_numbers() -> None:
@@ -183,7 +187,8 @@ def test_shortening_drops_the_oldest_exchanges_whole() -> None:
         cut = make(Sample((*keep, *old, *old, *new)))
         np.testing.assert_array_equal(cut.ids_T, wanted.ids_T)
         np.testing.assert_array_equal(cut.learn_T, wanted.learn_T)
-        assert cut.spans == wanted.spans and cut.digests == wanted.digests
+        assert cut.spans == wanted.spans
+        assert cut.digests == wanted.digests
     prompt = processor(overflow="shorten", capacity=30)(Sample((*old, *old, *old, new[0])), reply=True)
     np.testing.assert_array_equal(prompt.ids_T, processor()(Sample((new[0],)), reply=True).ids_T)
 
@@ -196,7 +201,7 @@ def test_shortening_never_drops_all_that_is_learnt() -> None:
 
 def test_nothing_to_learn_is_said() -> None:
     for turns in (chat("a"), chat("a", "b", learn=False)):
-        with pytest.raises(NothingToLearn, match="row 5: none of .* turns: user"):
+        with pytest.raises(NothingToLearn, match=r"row 5: none of .* turns: user"):
             processor()(Sample(turns, "row 5"))
 
 
@@ -209,7 +214,7 @@ def test_wrong_use_is_refused() -> None:
         processor(capacity=201)
     with pytest.raises(ValueError, match="one prepared picture"):
         processor(arrange=lambda height, width: ())(Sample((Turn("user", (picture(),)),)), reply=True)
-    with pytest.raises(MediaError, match="row 8.*missing"):
+    with pytest.raises(MediaError, match=r"row 8.*missing"):
         processor()(Sample((Turn("user", (Media("image", Path("none.png")),)),), "row 8"), reply=True)
 
 

@@ -92,7 +92,7 @@ def test_wrong_conversations_are_refused() -> None:
         segments(CHATML, (Turn("assistant", (Text("a"),)),), reply=True)
     with pytest.raises(ValueError, match="at least one turn"):
         segments(CHATML, (), reply=True)
-    with pytest.raises(ValueError, match="text only, but part 1 is image 'a.png'"):
+    with pytest.raises(ValueError, match=r"text only, but part 1 is image 'a.png'"):
         segments(CHATML, (Turn("assistant", (Text("a"), Media("image", b"", "a.png")), learn=True),), reply=False)
 
 

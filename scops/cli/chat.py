@@ -1,0 +1,145 @@
+"""`scops chat MODEL [FILES and TEXT]`: one answer, streamed; or a conversation when nothing is asked."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scops.cli.show import as_json
+from scops.core.sample import Media, Sample, Text, Turn
+from scops.generate.sampler import Sampling
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico", ".tga"}
+HELP = "/image PATH shows a picture with your next words, /reset begins anew, /quit ends"
+
+
+def chat(
+    name: str,
+    arguments: Sequence[str],
+    *,
+    system: str | None,
+    sampling: Sampling,
+    limit: int,
+    stop: Sequence[str],
+    dtype: str,
+    device: str,
+    json: bool,
+) -> None:
+    parts = parts_of(arguments)  # a wrong path is told before anything is loaded
+    if parts and not any(isinstance(part, Text) for part in parts):
+        raise ValueError(f"{len(parts)} pictures and no words; ask something: scops chat {name} picture.png \"What is this?\"")
+    from scops.opening import load
+
+    talk = _Talk(load(name, dtype=dtype, device=device), system, sampling, limit, stop)
+    if parts:
+        _once(talk, parts, json=json)
+    elif json:
+        raise ValueError("--json answers one question; give words, and pictures if any, after the model")
+    else:
+        _loop(talk)
+
+
+def parts_of(arguments: Sequence[str]) -> tuple[Text | Media, ...]:
+    """Existing files are pictures, everything else is words; neighbouring words are one text.
+
+    Raises:
+        ValueError: what looks like a picture's path is not there.
+    """
+    parts: list[Text | Media] = []
+    for argument in arguments:
+        if len(argument) < 4096 and Path(argument).is_file():
+            parts.append(Media("image", Path(argument), argument))
+        elif Path(argument).suffix.lower() in PICTURES and " " not in argument.strip():
+            raise ValueError(f"{argument} looks like a picture, but there is no such file")
+        elif parts and isinstance(parts[-1], Text):
+            parts[-1] = Text(f"{parts[-1].text} {argument}")
+        else:
+            parts.append(Text(argument))
+    return tuple(parts)
+
+
+class _Talk:
+    """A conversation so far; what the person said stays even when the answer is cut short."""
+
+    def __init__(self, model: Any, system: str | None, sampling: Sampling, limit: int, stop: Sequence[str]) -> None:
+        self.model, self.sampling, self.limit, self.stop = model, sampling, limit, stop
+        self.system = (Turn("system", (Text(system),)),) if system is not None else ()
+        self.turns: tuple[Turn, ...] = self.system
+
+    def say(self, parts: tuple[Text | Media, ...]) -> Iterator[Any]:
+        """Pieces of the answer; turns are kept when it is complete."""
+        from scops.talk import pieces, prompts
+
+        turns = (*self.turns, Turn("user", parts))
+        self.examples = prompts(self.model.processor, [Sample(turns, name="chat")])
+        said = ""
+        for piece in pieces(
+            self.model.module, self.model.processor, self.examples, sampling=self.sampling, limit=self.limit, stops=self.stop
+        ):
+            said += piece.text
+            yield piece
+        self.turns = (*turns, Turn("assistant", (Text(said),)))
+
+
+def _once(talk: _Talk, parts: tuple[Text | Media, ...], *, json: bool) -> None:
+    started, text, last = time.perf_counter(), "", None
+    for piece in talk.say(parts):
+        text, last = text + piece.text, piece
+        if not json:
+            print(piece.text, end="", flush=True)
+    if not json:
+        print()
+        return
+    asked = [{"text": p.text} if isinstance(p, Text) else {p.kind: p.name} for p in parts]
+    as_json(
+        {
+            "model": talk.model.origin,
+            "asked": asked,
+            "reply": text,
+            "ended": last.ended,
+            "tokens": {"prompt": len(talk.examples[0]), "reply": last.tokens},
+            "seconds": round(time.perf_counter() - started, 3),
+            "sampling": vars(talk.sampling),
+        }
+    )
+
+
+def _loop(talk: _Talk) -> None:
+    print(f"{talk.model.origin}\n{HELP}", file=sys.stderr)
+    shown: tuple[Media, ...] = ()
+    while (line := _asked()) is not None:
+        command, _, rest = line.strip().partition(" ")
+        if command == "/quit":
+            return
+        if command == "/reset":
+            talk.turns, shown = talk.system, ()
+        elif command == "/image":
+            shown += _picture(rest.strip())
+        elif command.startswith("/"):
+            print(HELP, file=sys.stderr)
+        elif line.strip():
+            try:
+                for piece in talk.say((*shown, Text(line.strip()))):
+                    print(piece.text, end="", flush=True)
+                print()
+                shown = ()
+            except KeyboardInterrupt:  # ends this answer, not the conversation
+                print("  (stopped; not kept)", file=sys.stderr)
+            except ValueError as error:  # a broken picture, a full context
+                print(f"error: {error}", file=sys.stderr)
+                shown = ()
+
+
+def _asked() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+
+
+def _picture(path: str) -> tuple[Media, ...]:
+    if Path(path).expanduser().is_file():
+        return (Media("image", Path(path).expanduser(), path),)
+    print(f"error: there is no file {path!r}", file=sys.stderr)
+    return ()

@@ -1,0 +1,249 @@
+"""Where models come from: a folder, a GGUF file, a size whose weights registries carry, the hub, or nothing at all."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from scops import bridge
+from scops.checkpoints.packages import fetch
+from scops.checkpoints.read import Reader, open_weights
+from scops.checkpoints.sources import Source, assemble
+from scops.core.names import nearest
+from scops.core.stage import Lora
+from scops.data.tokenizer import Tokenizer
+from scops.folder import OWN, Config, check_processor, read_config, size_of, written_for
+from scops.model import Model
+from scops.nn import lora
+from scops.nn.initialise import initialise
+from scops.systems import Origins, find, module_of, spec_from_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTO = "auto"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
+
+
+def load(
+    name: str | Path, *, dtype: torch.dtype | str = AUTO, device: torch.device | str = "cpu", merge: bool = False
+) -> Model:
+    """A model that is ready to talk.
+
+    Args:
+        name: a folder (ours or the authors'), a .gguf file, a size of `scops ls`, or a hub id (owner/name).
+        dtype: of the weights; "auto" is as they are kept.
+        device: "auto" is the fastest there is.
+        merge: fold adapters into the weights.
+    Raises:
+        ValueError, OSError: saying what was found, what was expected and where.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        model = _from_folder(path, dtype, device)
+    elif path.is_file():
+        model = _from_file(path, dtype, device)
+    elif _is_known(str(name)):
+        model = _from_packages(str(name), dtype, device)
+    elif HUB_ID.fullmatch(str(name)):
+        model = _from_folder(_from_hub(str(name)), dtype, device)
+        model.origin = f"hub {name}"
+    else:
+        _, size = find(str(name))  # says what the name may have meant
+        raise ValueError(f"{size} cannot be loaded")
+    return model.merge() if merge else model
+
+
+def create(
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    pretrained: bool = True,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """A model to be trained: published parts where a registry carries them, the rest fresh (from torch's generator).
+
+    Args:
+        overrides: changes to the size's spec, nested as its fields are: {"language": {"layers": 2}}.
+        tokenizer: instead of the size's own.
+        pretrained: False makes every part fresh.
+    """
+    system, size = find(name)
+    module_file = module_of(system)
+    spec = changed(module_file.SIZES[size], overrides or {})
+    origins: Origins = module_file.origins(size)
+    opened: dict[str, Reader] = {}
+    tokenizer = tokenizer or _packaged_tokenizer(origins, size, opened)
+    wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
+    module = empty(system, spec, tokenizer, wanted)
+    fresh = origins.fresh if pretrained else tuple(part for part, _ in module.named_children())
+    for part in fresh:
+        initialise(module.get_submodule(part).toempty(device=_device(device)))
+    sources = _sources(origins, opened) if pretrained else []
+    assemble(module, sources, fresh=fresh, device=_device(device))
+    return _model(system, spec, module, tokenizer, f"{size}, fresh {', '.join(fresh) or 'nothing'}")
+
+
+def reading(name: str | Path) -> tuple[Any, Tokenizer]:
+    """(layout, tokenizer) of what `load` takes, without any weights: what data is looked at with."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        config, tokenizer = read_config(path), Tokenizer.from_folder(path)
+        spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+        return module_of(config.system).layout(spec), tokenizer
+    system, size = find(str(name))
+    module_file = module_of(system)
+    return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size, {})
+
+
+def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
+    """The spec with some numbers changed; unknown fields are answered with the nearest."""
+
+    def merged(old: Any, new: Any) -> Any:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+        return new
+
+    return spec_from_json(type(spec), merged(asdict(spec), overrides))
+
+
+def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+    ggufs = sorted(folder.glob("*.gguf"))
+    if not (folder / "config.json").is_file() and len(ggufs) == 1:
+        return _from_file(ggufs[0], dtype, device)
+    config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
+    spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+    module_file, reader = module_of(config.system), open_weights(folder)
+    check_processor(folder, module_file.layout(spec))
+    module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora)
+    keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
+    assemble(module, [Source(reader, keys)], device=_device(device))
+    model = _model(config.system, spec, module, tokenizer, f"{folder} ({config.layout} layout)")
+    with suppress(FileNotFoundError):
+        model.run = (folder / "run.yaml").read_text("utf-8")
+    return model
+
+
+def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+    reader = open_weights(path)
+    if not hasattr(reader, "special_tokens"):  # only a GGUF file says what model it is and brings its tokenizer
+        raise ValueError(f"{path} ({reader.kind}) holds weights alone; give the folder with its config.json and tokenizer")
+    numbers = {name: value for name, value in reader.config.items() if name != "architecture"}
+    if numbers["head_dim"] == numbers["dim"] // numbers["heads"]:
+        numbers["head_dim"] = None
+    module_file, tokenizer = module_of("llama"), Tokenizer(reader.tokenizer(), **reader.special_tokens)
+    spec = written_for("llama", spec_from_json(module_file.Spec, {"language": numbers}), tokenizer)
+    module = empty("llama", spec, tokenizer, _dtype(dtype, reader))
+    assemble(module, [Source(reader, module_file.KEYS["transformers"](spec))], device=_device(device))
+    return _model("llama", spec, module, tokenizer, str(path))
+
+
+def _is_known(name: str) -> bool:
+    try:
+        find(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+    system, size = find(name)
+    module_file = module_of(system)
+    spec, origins = module_file.SIZES[size], module_file.origins(size)
+    home = bridge.shipped(origins.bridge)
+    if origins.fresh and home is None:
+        raise ValueError(
+            f"no package carries weights for {', '.join(origins.fresh)} of {size}; give a folder or a hub id that has "
+            f"them, train them (scops train), or start with scops.create({size!r})"
+        )
+    opened: dict[str, Reader] = {}
+    tokenizer = _packaged_tokenizer(origins, size, opened)
+    sources, notes = _sources(origins, opened), bridge.read_notes(home) if home else {}
+    if home:
+        sources.append(Source(home / bridge.WEIGHTS))
+    wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
+    module = empty(system, spec, tokenizer, wanted, bridge.adapters_of(notes))
+    assemble(module, sources, device=_device(device))
+    packages = ", ".join(origin.package for origin in origins.weights)
+    return _model(system, spec, module, tokenizer, f"packages {packages}" + (f" and the bridge {origins.bridge}" if home else ""))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # whatever the network does
+        first = str(error).strip().partition("\n")[0]
+        raise RuntimeError(
+            f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}: {first}); "
+            "without a network, copy the model's folder here and give its path"
+        ) from error
+
+
+def _sources(origins: Origins, opened: dict[str, Reader]) -> list[Source]:
+    return [Source(_open(origin.package, opened), origin.keys, origin.under) for origin in origins.weights]
+
+
+def _packaged_tokenizer(origins: Origins, size: str, opened: dict[str, Reader]) -> Tokenizer:
+    if origins.tokenizer is None:
+        raise ValueError(f"no package carries the tokenizer of {size}; give one: a folder with tokenizer.json")
+    reader = _open(origins.tokenizer, opened)
+    return Tokenizer(reader.tokenizer(), **reader.special_tokens)
+
+
+def _open(package: str, opened: dict[str, Reader]) -> Any:
+    if package not in opened:
+        opened[package] = open_weights(fetch(package))
+    return opened[package]
+
+
+def empty(
+    system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()
+) -> nn.Module:
+    """The system without memory; adapters stay float32 whatever the weights are kept in."""
+    with torch.device("meta"):
+        module = module_of(system).build(spec).to(dtype)
+        for group in adapters:
+            lora.add(module, group)
+        vocabulary = module.head(module.embed(torch.zeros(1, dtype=torch.long))).shape[-1]
+    if tokenizer.vocab_size > vocabulary:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the vocabulary of this {system} is {vocabulary}; "
+            "give the tokenizer that belongs to it"
+        )
+    return module
+
+
+def _model(system: str, spec: Any, module: nn.Module, tokenizer: Tokenizer, origin: str) -> Model:
+    return Model(system, spec, module.eval(), tokenizer, module_of(system).layout(spec), origin)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    if device != AUTO:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(dtype: torch.dtype | str, reader: Reader | None = None) -> torch.dtype:
+    """`auto` is the kind in which most of the weights are kept."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype != AUTO or reader is None:
+        raise ValueError(f"there is no dtype {dtype!r}{nearest(dtype, [AUTO, *DTYPES])}")
+    sizes: dict[torch.dtype, int] = {}
+    for name in reader.names():
+        kept = reader.dtype(name)
+        if kept.is_floating_point:
+            sizes[kept] = sizes.get(kept, 0) + torch.Size(reader.shape(name)).numel()
+    return max(sizes, key=lambda kept: sizes[kept])

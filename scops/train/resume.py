@@ -1,0 +1,67 @@
+"""What a checkpoint must hold of a run, and whether a run may go on from one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scops.core.names import nearest
+from scops.train.run import Run
+
+FREE = (
+    "output_dir", "device", "save_steps", "save_total_limit", "logging_steps", "eval_steps", "eval_samples",
+    "eval_data", "dataloader_num_workers", "feature_cache", "feature_cache_dir", "feature_cache_gb", "max_bad_share",
+)  # fmt: skip
+"""Words of a run that may change between a checkpoint and its resume: they move no number."""
+
+
+def settle_folder(run: Run, folder: Path, found: Path | None) -> None:
+    """Refuse to go on from a checkpoint that another run made."""
+    if not found:
+        return
+    old, new = (r.model_dump(exclude=set(FREE)) for r in (Run.load(found / "run.yaml"), run))
+    changed = "; ".join(f"{key} was {old[key]!r} and is {new[key]!r}" for key in new if old[key] != new[key])
+    if changed:
+        raise ValueError(
+            f"{found} is of another run: {changed}. Go on with the old values, or choose another output_dir"
+        )
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by path."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def moving_buffers(module: nn.Module) -> set[str]:
+    """Buffers that training may move (running statistics): of modules in training mode, if they are saved at all."""
+    saved = module.state_dict(keep_vars=True)
+    found = {
+        f"{path}.{name}".removeprefix(".")
+        for path, part in module.named_modules()
+        if part.training
+        for name, _ in part.named_buffers(recurse=False)
+    }
+    return found & set(saved)
+
+
+def restore(module: nn.Module, weights: Mapping[str, Tensor], touched: set[str]) -> None:
+    """Put weights back.
+
+    Args:
+        touched: all that the stages so far have trained; a checkpoint holds exactly these.
+    """
+    for path in sorted(touched ^ set(weights)):
+        word, others = ("lacks", set(weights)) if path in touched else ("has", touched)
+        raise ValueError(
+            f"the checkpoint {word} {path}; the system or its stages have changed since{nearest(path, others)}"
+        )
+    places = tensors(module)
+    with torch.no_grad():
+        for path, tensor in weights.items():
+            places[path].copy_(tensor)
+
+
+def differing(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The roles whose fingerprints are not what they were, for an error; "" when all are."""
+    return ", ".join(role for role, word in now.items() if before.get(role) != word)

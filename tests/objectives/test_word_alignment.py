@@ -1,0 +1,83 @@
+"""The alignment of pictures with the words of their answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from scops.core.batch import Example, Span
+from scops.data.collate import pack, pad
+from scops.objectives import COUNTS, word_alignment
+from tests.train.toy import QUERIES, Toy
+
+
+def example(answer: list[int], pictures: int = 1, lead: int = 2) -> Example:
+    ids = [0] * (QUERIES * pictures) + [9] * lead + answer
+    learn = np.arange(len(ids)) >= len(ids) - len(answer)
+    media = tuple(np.random.default_rng(sum(answer) + i).normal(size=(3, 4, 4)).astype(np.float32) for i in range(pictures))
+    spans = tuple(Span("image", QUERIES * i, QUERIES) for i in range(pictures))
+    return Example(np.array(ids), learn, spans, {"image": media} if media else {}, {"image": ("d",) * pictures} if media else {})
+
+
+def slow(system: Toy, examples: list[Example]) -> torch.Tensor:
+    """Pair by pair, in loops."""
+    batches = [pad([e], pad_id=0) for e in examples]
+    pictures = [F.normalize(system.connect(b)["image"][0].mean(0), dim=0) for b in batches]
+    words = [F.normalize(system.embed(b.targets.ids_R).mean(0), dim=0) for b in batches]
+    answers = [tuple(b.targets.ids_R.tolist()) for b in batches]
+    total = torch.zeros(())
+    for i in range(len(examples)):
+        for scores in ([pictures[i] @ w / 0.07 for w in words], [words[i] @ p / 0.07 for p in pictures]):
+            shares = torch.stack(scores).softmax(0)
+            total = total - sum(s for s, a in zip(shares, answers, strict=True) if a == answers[i]).log() / 2
+    return total
+
+
+def test_equals_the_slow_twin_with_equal_answers_as_positives():
+    system = Toy().eval()
+    pairs = [example([3, 4]), example([5]), example([3, 4], lead=5), example([4, 3]), example([6, 7, 8])]
+    loss = word_alignment(system, pad(pairs, pad_id=0), {})
+    assert (loss.count, loss.unit) == (5, "pair")
+    torch.testing.assert_close(loss.sum, slow(system, pairs))
+
+
+def test_rows_without_exactly_one_picture_take_no_part():
+    system = Toy().eval()
+    pairs = [example([3, 4]), example([5]), example([6, 7])]
+    mixed = [example([8], 0), pairs[0], example([2, 2], 2), *pairs[1:], example([9], 0)]
+    batch = pad(mixed, pad_id=0)
+    loss = word_alignment(system, batch, {})
+    assert loss.count == COUNTS["word_alignment"](batch) == 3
+    torch.testing.assert_close(loss.sum, word_alignment(system, pad(pairs, pad_id=0), {}).sum)
+
+
+def test_a_batch_without_pairs_counts_nothing():
+    assert word_alignment(Toy(), pad([example([8], 0)], pad_id=0), {}).count == 0
+
+
+def test_only_the_connector_need_learn_and_does():
+    system = Toy().eval()
+    batch = pad([example([3, 4]), example([5]), example([6, 7])], pad_id=0)
+    mover = torch.optim.Adam(system.image.connector.parameters(), 0.05)
+    first = word_alignment(system, batch, {}).sum.item()
+    for _ in range(30):
+        mover.zero_grad()
+        word_alignment(system, batch, {}).sum.backward()
+        mover.step()
+    loss = word_alignment(system, batch, {})
+    assert loss.sum.item() < first / 4
+    assert loss.parts["accuracy"][0].item() == 3
+
+
+def test_features_in_the_batch_replace_pictures():
+    system = Toy().eval()
+    batch = pad([example([3, 4]), example([5])], pad_id=0)
+    known = replace(batch, media={}, features=system.encode(batch))
+    torch.testing.assert_close(word_alignment(system, known, {}).sum, word_alignment(system, batch, {}).sum)
+
+
+def test_packed_rows_are_refused():
+    with pytest.raises(ValueError, match="this batch is packed"):
+        word_alignment(Toy(), pack([example([3]), example([5])], capacity=30, pad_id=0), {})
