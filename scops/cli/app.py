@@ -17,7 +17,9 @@ data_app = typer.Typer(no_args_is_help=True, context_settings=HELP)
 app.add_typer(data_app, name="data", help="Look at a data set as a system will read it.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Model = Annotated[str, typer.Argument(help="A folder, a .gguf file, a size (scops ls) or a hub id.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(help="A folder, a .gguf file, a size (scops ls) or a hub id.", show_default=False)
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as the weights are kept.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens of a reply.")]
@@ -70,10 +72,14 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the best token.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Only the k best tokens; 0 is all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only the best tokens that together reach p.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Only tokens with at least this share of the best one's probability.")] = 0.0,
+    min_p: Annotated[
+        float, typer.Option(help="Only tokens with at least this share of the best one's probability.")
+    ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repeating less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same words.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End the reply before these words; may be given often.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the reply before these words; may be given often.")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     json: AsJson = False,
@@ -91,7 +97,9 @@ def chat(
 
 @app.command()
 def train(
-    run: Annotated[Path, typer.Argument(help="A run's YAML file, or a run's folder to go on with.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="A run's YAML file, or a run's folder to go on with.", show_default=False)
+    ],
     changes: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Changes to the run.")] = None,
 ) -> None:
     """Train a system through its stages, as a run's file says."""
@@ -107,7 +115,9 @@ def evaluate(
     limit: Limit = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 8,
     max_tokens: MaxTokens = 64,
-    out: Annotated[Path | None, typer.Option(help="Write the whole result, prompts and replies included, here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the whole result, prompts and replies included, here.")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     json: AsJson = False,
@@ -115,7 +125,9 @@ def evaluate(
     """Answer a data file and compare: exact, truth contained, BLEU, ROUGE-L, CIDEr, per task."""
     from scops.cli.evaluate import evaluate
 
-    evaluate(model, data, limit=limit, batch=batch, max_tokens=max_tokens, out=out, dtype=dtype, device=device, json=json)
+    evaluate(
+        model, data, limit=limit, batch=batch, max_tokens=max_tokens, out=out, dtype=dtype, device=device, json=json
+    )
 
 
 @data_app.command("check")
@@ -147,7 +159,9 @@ def data_show(
 def convert(
     source: Annotated[str, typer.Argument(help="What `scops chat` takes as a model.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", show_default=False)],
-    layout: Annotated[str, typer.Option(help="scops, authors or transformers (scops info says which exist).")] = "scops",
+    layout: Annotated[
+        str, typer.Option(help="scops, authors or transformers (scops info says which exist).")
+    ] = "scops",
     merge: Annotated[bool, typer.Option("--merge", help="Fold LoRA adapters into the weights.")] = False,
     dtype: Dtype = "auto",
     json: AsJson = False,
@@ -161,7 +175,9 @@ def convert(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(show_default=False)],
-    golden: Annotated[Path | None, typer.Option(help="A folder with inputs.safetensors and outputs.safetensors.")] = None,
+    golden: Annotated[
+        Path | None, typer.Option(help="A folder with inputs.safetensors and outputs.safetensors.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Check a folder: keys, shapes, dtypes, NaNs, ties, tokenizer; and outputs, if a golden is given."""

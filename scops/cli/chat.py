@@ -28,8 +28,10 @@ def chat(
 ) -> None:
     parts = parts_of(arguments)  # a wrong path is told before anything is loaded
     if parts and not any(isinstance(part, Text) for part in parts):
-        raise ValueError(f"{len(parts)} pictures and no words; ask something: scops chat {name} picture.png \"What is this?\"")
-    from scops.opening import load
+        raise ValueError(
+            f'{len(parts)} pictures and no words; ask something: scops chat {name} picture.png "What is this?"'
+        )
+    from scops.model.opening import load
 
     talk = _Talk(load(name, dtype=dtype, device=device), system, sampling, limit, stop)
     if parts:
@@ -69,13 +71,18 @@ class _Talk:
 
     def say(self, parts: tuple[Text | Media, ...]) -> Iterator[Any]:
         """Pieces of the answer; turns are kept when it is complete."""
-        from scops.talk import pieces, prompts
+        from scops.generate.talk import pieces, prompts
 
         turns = (*self.turns, Turn("user", parts))
         self.examples = prompts(self.model.processor, [Sample(turns, name="chat")])
         said = ""
         for piece in pieces(
-            self.model.module, self.model.processor, self.examples, sampling=self.sampling, limit=self.limit, stops=self.stop
+            self.model.module,
+            self.model.processor,
+            self.examples,
+            sampling=self.sampling,
+            limit=self.limit,
+            stops=self.stop,
         ):
             said += piece.text
             yield piece

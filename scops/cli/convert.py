@@ -8,7 +8,7 @@ from scops.cli.show import as_json
 def convert(source: str, target: Path, *, layout: str, merge: bool, dtype: str, json: bool) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there already; give a new folder")
-    from scops.opening import load
+    from scops.model.opening import load
 
     model = load(source, dtype=dtype, merge=merge)
     model.save(target, layout)

@@ -49,7 +49,12 @@ def versions() -> dict[str, str]:
 
 def _machine() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": platform.system(), "processor": platform.machine(), "cores": usable, "bits": sys.maxsize.bit_length() + 1}
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": usable,
+        "bits": sys.maxsize.bit_length() + 1,
+    }
 
 
 def _torch() -> dict[str, Any]:
@@ -61,7 +66,9 @@ def _torch() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "mkl": torch.backends.mkl.is_available(),
-        "bfloat16 in hardware": torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False,
+        "bfloat16 in hardware": torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if torch.backends.mkldnn.is_available()
+        else False,
         "cuda": torch.version.cuda or "none",
     }
     for at in range(torch.cuda.device_count()):

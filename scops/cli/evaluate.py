@@ -17,12 +17,12 @@ from scops.core.sample import Text
 from scops.data.errors import BadSample
 from scops.data.readers import open_dataset
 from scops.demo import score
-from scops.folder import processor_config
 from scops.generate.sampler import Sampling
+from scops.generate.talk import Answer, answers, prompts
 from scops.lab.evaluation import Marked, Question, mark, questions, summary
-from scops.model import Model
-from scops.opening import load
-from scops.talk import Answer, answers, prompts
+from scops.model.folder import processor_config
+from scops.model.model import Model
+from scops.model.opening import load
 
 SHOWN = 5
 
@@ -90,7 +90,9 @@ def _asked(model: Model, dataset: Any) -> tuple[list[tuple[Question, Any]], dict
     return asked, {"rows": reasons.total(), "by": dict(reasons), "first": first}
 
 
-def _answered(model: Model, asked: list[tuple[Question, Any]], batch: int, max_tokens: int) -> list[tuple[Marked, Answer]]:
+def _answered(
+    model: Model, asked: list[tuple[Question, Any]], batch: int, max_tokens: int
+) -> list[tuple[Marked, Answer]]:
     """Questions of like length together; the order of the data set is kept."""
     from rich.progress import track
 

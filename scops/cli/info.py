@@ -24,8 +24,10 @@ def info(name: str, *, json: bool) -> None:
     print(f"context: {found['context']:,} tokens")
     print("\nStages")
     for stage in found["stages"]:
-        print(f"  {stage['variant']} / {stage['stage']}: {stage['objective']}, {stage['steps']} steps of {stage['batch']}, "
-              f"lr {stage['lr']:g} {stage['schedule']}")
+        print(
+            f"  {stage['variant']} / {stage['stage']}: {stage['objective']}, {stage['steps']} steps of {stage['batch']}, "
+            f"lr {stage['lr']:g} {stage['schedule']}"
+        )
         pairs({name: stage[name] for name in ("trains", "lora", "data", "source") if stage[name]}, indent=4)
     pairs(found["sources"], title="Weights")
     print(f"\nKey layouts: {', '.join(['scops', *found['layouts']])}")
@@ -58,7 +60,7 @@ def described(name: str) -> dict[str, Any]:
 def _spec_of(name: str) -> tuple[str, str | None, Any]:
     """A folder tells its own spec; a name stands in the table."""
     if Path(name).is_dir():
-        from scops.folder import read_config
+        from scops.model.folder import read_config
 
         config = read_config(Path(name))
         return config.system, config.size, config.spec
@@ -103,7 +105,9 @@ def _media(media: Any) -> dict[str, Any]:
 
 
 def _stage(variant: str, stage: Any) -> dict[str, Any]:
-    adapters = f"rank {stage.lora.rank}, alpha {stage.lora.alpha:g} on {', '.join(stage.lora.targets)}" if stage.lora else ""
+    adapters = (
+        f"rank {stage.lora.rank}, alpha {stage.lora.alpha:g} on {', '.join(stage.lora.targets)}" if stage.lora else ""
+    )
     return {
         "variant": variant,
         "stage": stage.name,

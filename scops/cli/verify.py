@@ -7,9 +7,9 @@ import torch
 from scops.checkpoints.read import open_weights
 from scops.cli.show import as_json
 from scops.data.tokenizer import Tokenizer
-from scops.folder import OWN, check_processor, generation_config, read_config, written_for
 from scops.lab.verify import Finding, check_golden, check_weights, found
-from scops.opening import empty, load
+from scops.model.folder import OWN, check_processor, generation_config, read_config, written_for
+from scops.model.opening import empty, load
 from scops.systems import module_of
 
 

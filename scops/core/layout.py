@@ -94,6 +94,16 @@ class Pixels:
 
 
 @dataclass(frozen=True)
+class Always:
+    """The same arrangement for pictures of every size."""
+
+    pieces: tuple[Piece | Slot, ...]
+
+    def __call__(self, height: int, width: int) -> tuple[Piece | Slot, ...]:
+        return self.pieces
+
+
+@dataclass(frozen=True)
 class MediaLayout:
     """One kind of media.
 

@@ -16,14 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scops.checkpoints.packages import Unreachable, cache_folder
 from scops.demo.album import Album, dice_of
 from scops.demo.concepts import Concept, Gallery
+from scops.demo.emoji import emoji
 from scops.demo.facts import fact_rows
 from scops.demo.row import Row
 from scops.demo.scenes import scene_rows
 from scops.demo.shapes import shapes
-from scops.demo.singles import held_names, training_names, which_rows
+from scops.demo.singles import held_names, label_rows, training_names, which_rows
 from scops.demo.words import word_rows
 
-FORMAT = 1
+FORMAT = 2
 """Counted up whenever the same plan would make other rows or pictures."""
 MANIFEST = "manifest.yaml"
 """JSON, which is YAML too; not called .json, because every .json of a folder counts as data."""
@@ -59,8 +60,6 @@ class Plan:
 def gallery_at_hand() -> Gallery:
     """Emoji, or drawn shapes where npm's registry cannot be reached; says which and why."""
     try:
-        from scops.demo.emoji import emoji
-
         return emoji()
     except Unreachable as error:
         print(f"{error}\nThe demo goes on with drawn shapes, letters and words instead of emoji.", file=sys.stderr)
@@ -131,6 +130,7 @@ def files(gallery: Gallery, album: Album, plan: Plan) -> dict[str, Rows]:
 
     return {
         "train_names.jsonl": lambda: training_names(gallery, album, variants=plan.variants, chinese=plan.chinese),
+        "train_labels.jsonl": lambda: label_rows(shown_in(album.folder / "train_names.jsonl", by_code), split="train"),
         "train_scenes.jsonl": lambda: scene_rows(gallery, album, count=plan.scenes, split="train"),
         "train_which.jsonl": lambda: which("train_names.jsonl", plan.which, "train"),
         "train_words.jsonl": lambda: word_rows(album, count=plan.words, split="train"),

@@ -8,14 +8,14 @@ flags of countries and regions (Noto's set here draws none, so each would be see
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import resvg_py
 from PIL import Image
 
-from scops.checkpoints.packages import PACKAGES, fetch
+from scops.checkpoints.packages import PACKAGES, Unreachable, fetch
 from scops.demo.concepts import Concept, Gallery
 from scops.demo.wording import spoken
 
@@ -31,16 +31,20 @@ NOTO_BOX = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.o
 
 @dataclass(frozen=True)
 class Drawings:
-    """By style and code, the picture as its package holds it: SVG text or encoded pixels."""
+    """By style and code, the picture as its package holds it: SVG text or encoded pixels.
+
+    Args:
+        render: resvg's `svg_to_bytes`, SVG text to PNG.
+    """
 
     of: dict[str, dict[str, bytes]]
+    render: Callable[..., bytes]
 
     def draw(self, concept: Concept, style: str, side: int) -> Image.Image:
         """RGBA, side x side."""
         held = self.of[style][concept.code]
         if style != FLUENT:
-            svg = held.decode()
-            held = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True))
+            held = bytes(self.render(svg_string=held.decode(), width=side, height=side, skip_system_fonts=True))
         with Image.open(io.BytesIO(held)) as picture:
             made = picture.convert("RGBA")
         return made if made.size == (side, side) else made.resize((side, side), Image.Resampling.BICUBIC)
@@ -50,14 +54,19 @@ def emoji() -> Gallery:
     """All concepts that have a name and a drawing to train on.
 
     Raises:
-        scops.checkpoints.packages.Unreachable: npm's registry gives no packages and the cache has none.
+        scops.checkpoints.packages.Unreachable: npm's registry gives no packages and the cache has none, or nothing
+            here draws SVG.
     """
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise Unreachable("emoji are SVG, which resvg-py draws; try: python -m pip install 'scops[demo]'") from error
     paths = {what: fetch(package) for what, package in SOURCES.items()}
     drawings = {NOTO: noto(paths[NOTO]), FLUENT: fluent(paths[FLUENT]), TWEMOJI: twemoji(paths[TWEMOJI])}
     known = {style: frozenset(held) for style, held in drawings.items()}
     concepts = tuple(c for c in named(paths["names"], known) if {NOTO, FLUENT} & set(c.styles))
     source = " ".join(f"{PACKAGES[p].name}@{PACKAGES[p].version}" for p in SOURCES.values())
-    return Gallery(source, concepts, Drawings(drawings).draw, (NOTO, FLUENT), TWEMOJI)
+    return Gallery(source, concepts, Drawings(drawings, svg_to_bytes).draw, (NOTO, FLUENT), TWEMOJI)
 
 
 def named(path: Path, known: dict[str, frozenset[str]]) -> list[Concept]:
@@ -111,7 +120,7 @@ def twemoji(path: Path) -> dict[str, bytes]:
 def by_file_name(path: Path, ending: str) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
         return {
-            plain(Path(member.name).stem): archive.extractfile(member).read()
+            plain(Path(member.name).stem): content(archive, member)
             for member in archive
             if member.isfile() and member.name.endswith(ending)
         }
@@ -120,11 +129,17 @@ def by_file_name(path: Path, ending: str) -> dict[str, bytes]:
 def members(path: Path, names: tuple[str, ...]) -> list[bytes]:
     """Files of a tarball, in the order asked for."""
     with tarfile.open(path) as archive:
-        held = {member.name: archive.extractfile(member).read() for member in archive if member.name in names}
+        held = {member.name: content(archive, member) for member in archive if member.name in names}
     missing = [name for name in names if name not in held]
     if missing:
         raise ValueError(f"{path} holds no {missing[0]}; expected {', '.join(names)}")
     return [held[name] for name in names]
+
+
+def content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, member.name
+    return file.read()
 
 
 def plain(code: str) -> str:

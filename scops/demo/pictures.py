@@ -129,4 +129,6 @@ def faces() -> tuple[str, ...]:
 
 @cache
 def font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(face, size) if face else ImageFont.load_default(size)
+    made = ImageFont.truetype(face, size) if face else ImageFont.load_default(size)
+    assert isinstance(made, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return made

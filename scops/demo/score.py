@@ -93,4 +93,5 @@ READERS: dict[str, Callable[[str], str]] = {
     "which": which,
     "word": word,
     "text": text,
+    "label": text,
 }

@@ -122,6 +122,7 @@ KIND_QUESTIONS = (
     "What sort of thing is it?",
     "To which kind does this belong?",
 )
+LABEL_REQUEST = "Label:"
 CHINESE_QUESTIONS = ("What is this called in Chinese?", "Name this in Chinese.")
 COUNT_QUESTIONS = (
     "How many things are in the picture?",

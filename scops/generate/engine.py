@@ -75,9 +75,7 @@ def tokens(
         session.step(ids_B)
 
 
-def generate(
-    session: Session, *, stops: Collection[int], limit: int | Sequence[int], sampler: Sampler
-) -> list[Reply]:
+def generate(session: Session, *, stops: Collection[int], limit: int | Sequence[int], sampler: Sampler) -> list[Reply]:
     """Every row to its end."""
     ids: list[list[int]] = [[] for _ in range(len(session.logits_BV))]
     ended = [""] * len(ids)

@@ -112,10 +112,8 @@ class Sampler:
             logits_BV = biased(logits_BV, s.bias)
         if s.repetition_penalty != 1:
             logits_BV = penalised(logits_BV, self._seen_by(rows, logits_BV), s.repetition_penalty)
-        if s.temperature == 0:
-            ids_B = logits_BV.argmax(-1)
-        else:
-            ids_B = drawn(self._kept(logits_BV / s.temperature), self._uniform(rows))
+        greedy = s.temperature == 0
+        ids_B = logits_BV.argmax(-1) if greedy else drawn(self._kept(logits_BV / s.temperature), self._uniform(rows))
         if self._seen is not None:
             self._seen[torch.tensor([*rows], device=ids_B.device), ids_B] = True
         return ids_B

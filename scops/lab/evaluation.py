@@ -44,7 +44,9 @@ def questions(sample: Sample) -> list[Question]:
     """
     ends = [at for at, turn in enumerate(sample.turns) if turn.role == "assistant"]
     if not ends or ends[0] == 0:
-        raise ValueError(f"{sample.name}: no assistant's turn answers a question; an evaluation needs answers to compare with")
+        raise ValueError(
+            f"{sample.name}: no assistant's turn answers a question; an evaluation needs answers to compare with"
+        )
     extra = sample.extra if isinstance(sample.extra, Mapping) else {}
     tasks = _tasks(extra, len(ends), sample)
     found = []

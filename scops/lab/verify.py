@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scops.checkpoints.keymap import KeyMap
-from scops.checkpoints.read import MappedReader, Reader, open_weights
+from scops.checkpoints.read import open_weights
+from scops.checkpoints.reader import MappedReader, Reader
 from scops.checkpoints.write import save_tensors
 from scops.core.batch import Example, Span
 from scops.core.names import nearest
@@ -67,7 +68,10 @@ def _names(reader: Reader, keys: KeyMap | None, module: nn.Module) -> str:
     given, wanted = set(_mapped(reader, keys).names()), set(module.state_dict())
     missing, leftover = sorted(wanted - given), sorted(given - wanted)
     if missing or leftover:
-        lines = [f"missing {name!r}{nearest(name, leftover)}" if leftover else f"missing {name!r}" for name in missing[:SHOWN]]
+        lines = [
+            f"missing {name!r}{nearest(name, leftover)}" if leftover else f"missing {name!r}"
+            for name in missing[:SHOWN]
+        ]
         lines += [f"left over {name!r}{nearest(name, wanted)}" for name in leftover[:SHOWN]]
         raise ValueError(f"{len(missing)} missing, {len(leftover)} left over:\n  " + "\n  ".join(lines))
     return f"{len(reader.names())} names in {reader.path.name} ({reader.kind}) give all {len(wanted)} of the model"

@@ -107,6 +107,32 @@ def language_spec(config: Mapping[str, Any]) -> LlamaSpec:
     )
 
 
+def language_config(spec: LlamaSpec) -> dict[str, Any]:
+    """The inverse of `language_spec`: what transformers writes in config.json for these numbers."""
+    found = (spec.bias, spec.norms, spec.window is not None)
+    if found not in KINDS:
+        raise ValueError(f"no model of the family has biases on {spec.bias!r}, norms on {spec.norms!r} and window {spec.window}")
+    kind, architecture = KINDS[found]
+    config = {
+        "architectures": [architecture], "model_type": kind, "hidden_size": spec.dim, "intermediate_size": spec.hidden,
+        "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_width, "vocab_size": spec.vocab, "rms_norm_eps": spec.eps, "rope_theta": spec.rope_base,
+        "max_position_embeddings": spec.context, "tie_word_embeddings": spec.tied, "hidden_act": "silu",
+        "attention_bias": spec.bias == "qkvo", "sliding_window": spec.window,
+    }  # fmt: skip
+    return config if spec.rope_scaling is None else config | {"rope_scaling": dict(spec.rope_scaling)}
+
+
+KINDS = {
+    ("", "", False): ("llama", "LlamaForCausalLM"),
+    ("qkvo", "", False): ("llama", "LlamaForCausalLM"),
+    ("", "", True): ("mistral", "MistralForCausalLM"),
+    ("qkv", "", False): ("qwen2", "Qwen2ForCausalLM"),
+    ("", "qk", False): ("qwen3", "Qwen3ForCausalLM"),
+}
+CONFIGS = {"transformers": lambda spec: language_config(spec.language)}
+
+
 def _is_default(scaling: Mapping[str, Any]) -> bool:
     return scaling.get("rope_type", scaling.get("type", "default")) == "default"
 

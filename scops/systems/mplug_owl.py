@@ -7,13 +7,13 @@ from typing import Any
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, SplitPerHead, same, split
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
-from scops.core.layout import Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.systems import Origins
-from scops.systems.llama import language_spec
+from scops.systems.llama import language_config, language_spec
 
 TITLE = "mPLUG-Owl: Modularization Empowers Large Language Models with Multimodality"
 PAPER = "arXiv 2304.14178"
@@ -104,6 +104,30 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     return Spec(tower, connector, language_spec(text))
 
 
+def config_of(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_of`: the authors' config.json."""
+    vision, abstractor = spec.vision, spec.abstractor
+    return {
+        "architectures": ["MplugOwlForConditionalGeneration"],
+        "model_type": "mplug-owl",
+        "num_query_tokens": abstractor.queries,
+        "vision_config": {
+            "hidden_size": vision.dim, "intermediate_size": vision.hidden, "num_hidden_layers": vision.layers,
+            "num_attention_heads": vision.heads, "image_size": vision.image, "patch_size": vision.patch,
+            "layer_norm_eps": vision.eps, "hidden_act": vision.activation, "model_type": "mplug_owl_vision_model",
+        },
+        "visual_abstractor_config": {
+            "hidden_size": abstractor.dim, "intermediate_size": abstractor.hidden, "layer_norm_eps": abstractor.eps,
+            "num_hidden_layers": abstractor.layers, "num_attention_heads": abstractor.heads,
+            "encoder_hidden_size": vision.dim, "model_type": "mplug_owl_visual_abstract",
+        },
+        "text_config": language_config(spec.language),
+    }  # fmt: skip
+
+
+CONFIGS = {"authors": config_of}
+
+
 # How read -------------------------------------------------------------------------------------------------------------
 
 SYSTEM = (
@@ -125,9 +149,9 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def layout(spec: Spec) -> Layout:
-    slot = (Slot("image", tokens_for(spec.abstractor)),)
+    slot = Always((Slot("image", tokens_for(spec.abstractor)),))
     pixels = Pixels(spec.vision.image, spec.vision.image, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
-    return Layout(TEMPLATE, {"image": MediaLayout(pixels, lambda height, width: slot)}, spec.language.context)
+    return Layout(TEMPLATE, {"image": MediaLayout(pixels, slot)}, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------

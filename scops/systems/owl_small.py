@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
 from scops.checkpoints.hub_llama import HUB_LLAMA_TIED
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
-from scops.core.layout import Layout, MediaLayout, Slot, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot, Written
 from scops.core.stage import Lora, Stage
 from scops.encoders.efficientnet import SIZES as ENCODERS
 from scops.encoders.efficientnet import EfficientNet
@@ -91,19 +91,19 @@ TEMPLATE = replace(TEMPLATES["chatml"], roles={**TEMPLATES["chatml"].roles, "use
 
 
 def layout(spec: Spec) -> Layout:
-    slot = (Slot("image", tokens_for(spec.abstractor)),)
+    slot = Always((Slot("image", tokens_for(spec.abstractor)),))
     pixels = replace(ENCODERS[spec.encoder].pixels, height=spec.side, width=spec.side)
-    return Layout(TEMPLATE, {"image": MediaLayout(pixels, lambda height, width: slot)}, spec.language.context)
+    return Layout(TEMPLATE, {"image": MediaLayout(pixels, slot)}, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------
 
 ADAPTERS = Lora(tuple(f"language.blocks.*.attn.body.{name}" for name in "qkvo"), rank=16, alpha=32.0)
-EVERYTHING = ("names", "scenes", "multi", "words", "text")
+EVERYTHING = ("names", "scenes", "which", "words", "text")
 _OURS = "ours; the stages are those of arXiv 2304.14178 section 3.2"
 STAGES = {
     "owl-tiny": (
-        Stage("words", train=("image.connector",), data=("names",), objective="word_alignment", steps=2_000, batch=128,
+        Stage("words", train=("image.connector",), data=("labels",), objective="word_alignment", steps=2_000, batch=128,
               lr=1e-3, warmup=100, weight_decay=0.05, source=_OURS + ", before them a contrastive alignment"),
         Stage("align", train=("image.connector",), data=("names",), steps=400, batch=24, lr=5e-4, warmup=20,
               weight_decay=0.05, source=_OURS),

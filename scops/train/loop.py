@@ -21,7 +21,7 @@ from scops.train.batches import Batcher, Row
 from scops.train.checkpoint import Checkpoint
 from scops.train.data import Feed, Maker, Mixture, Position, Unusable, make, spread
 from scops.train.evaluate import held_out_loss
-from scops.train.fingerprint import fingerprints
+from scops.train.fingerprint import fingerprint, fingerprints
 from scops.train.interrupt import Interrupted, Interrupts
 from scops.train.journal import Journal
 from scops.train.optimise import Optimiser
@@ -121,6 +121,7 @@ class _Going:
 
     def stage(self, number: int, plan: Plan, before: Checkpoint | None, *, skip: bool) -> None:
         """One stage, from its first step or from where a checkpoint stopped; `skip` only builds what it had built."""
+        torch.manual_seed(self.run.seed + 1000 * number)  # adapters are the same on all processes
         trainables = enter(self.module, plan.stage)
         self.touched |= set(trainables) | moving_buffers(self.module)
         if skip:
@@ -221,9 +222,9 @@ class _Going:
         checkpoint.write(Path(self.run.output_dir), found, run=self.run.save, limit=self.run.save_total_limit)
 
     def _begin(self, number: int) -> tuple[int, Position]:
-        rank, world = place()
-        if world > 1:
-            torch.manual_seed(self.run.seed + 1000 * number + rank)  # dropout differs; what was built does not
+        if len(set(gathered(fingerprint(tensors(self.module))))) > 1:
+            raise ValueError("the processes start from different weights; they must build the system alike")
+        torch.manual_seed(self.run.seed + 1000 * number + 1 + place()[0])  # dropout differs between processes
         self.objective_state = {}
         return 0, Position()
 

@@ -25,10 +25,13 @@ class Source(_Words):
 
     Args:
         path: a file, folder or package name, as `scops data check` takes it; "" when the caller brings the rows.
+        columns, images: as open_dataset takes them: our field -> their column; where relative paths begin.
         weight: share of the mixture relative to the others; by default the number of rows.
     """
 
     path: str = ""
+    columns: dict[str, str] | None = None
+    images: str | None = None
     weight: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -76,8 +79,11 @@ class Run(_Words):
         system: a system and size, such as "owl-tiny" or "mplug-owl/7b".
         init: a folder whose weights are taken first; by default the system's own sources.
         system_overrides: changes to the system's sizes.
+        tokenizer: a folder with one, instead of the system's own.
+        recipe: which of the system's lists of stages; by default its size's own, or its first.
         data: the data sets by name, for the stages that name them; eval_data: held out, for the loss every `eval_steps`.
         learning_rate: for all stages; by default each stage's published one.
+        max_length: tokens of the longest row; overflow: what happens to longer ones ("error", "drop" and count, "shorten").
         max_bad_share: the share of a data set's rows that may be unusable.
         bf16: parameters are kept and used in bfloat16; what trains is also kept, and moved, in float32.
         feature_cache: keep what a frozen encoder makes of each picture ("memory", "disk"), at most feature_cache_gb in
@@ -87,6 +93,8 @@ class Run(_Words):
     system: str
     init: str | None = None
     system_overrides: dict[str, Any] = Field(default_factory=dict)
+    tokenizer: str | None = None
+    recipe: str | None = None
     stages: Annotated[list[StageRun | str], Field(min_length=1)]
     data: dict[str, Source] = Field(default_factory=dict)
     eval_data: dict[str, Source] = Field(default_factory=dict)
@@ -102,6 +110,8 @@ class Run(_Words):
     eval_steps: Count | None = None
     eval_samples: Count = 256
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    max_length: Count | None = None
+    overflow: Literal["error", "drop", "shorten"] = "error"
     max_bad_share: Share = 0.01
     feature_cache: Literal["off", "memory", "disk"] = "memory"
     feature_cache_dir: str | None = None
@@ -127,8 +137,12 @@ class Run(_Words):
             lines = [_explain(cls, item) for item in error.errors()]
             raise ValueError(f"{where}:\n  " + "\n  ".join(dict.fromkeys(lines))) from None
 
+    def words(self) -> str:
+        """As YAML that reads back as the same run."""
+        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
+
     def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True))
+        path.write_text(self.words(), encoding="utf-8")
 
     def staged(self) -> list[StageRun]:
         return [StageRun(name=stage) if isinstance(stage, str) else stage for stage in self.stages]

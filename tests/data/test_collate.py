@@ -56,43 +56,30 @@ def recovered(batch: Batch) -> list[Example]:
     width = batch.ids_BT.shape[1]
     learn = torch.zeros(batch.ids_BT.numel(), dtype=torch.bool)
     learn[batch.targets.index_R + 1] = True
-    items = {
-        (row, start, kind, number): (length, batch.media[kind][number], batch.digests[kind][number])
+    items = [
+        (row, start, kind, length, batch.media[kind][number], batch.digests[kind][number])
         for kind, where in batch.where.items()
         for number, (row, start, length) in enumerate(zip(where.row_M, where.start_M, where.length_M, strict=True))
-    }
+    ]
     made = []
     for number, (row, start, end) in enumerate(documents(batch)):
-        mine = sorted(key for key in items if key[0] == row and _inside(items, key, start, end, batch))
+        mine = sorted((item for item in items if item[0] == row and start <= item[1] < end), key=lambda item: item[1])
         media, digests = {}, {}
-        for key in mine:
-            media.setdefault(key[2], []).append(items[key][1].numpy())
-            digests.setdefault(key[2], []).append(items[key][2])
-        spans = tuple(Span(key[2], key[1] - start, items[key][0]) for key in mine)
+        for _, _, kind, _, pixels, digest in mine:
+            media.setdefault(kind, []).append(pixels.numpy())
+            digests.setdefault(kind, []).append(digest)
+        spans = tuple(Span(kind, at - start, length) for _, at, kind, length, _, _ in mine)
         flat = slice(row * width + start, row * width + end)
         ids, marks = batch.ids_BT.flatten()[flat].numpy(), learn[flat].numpy()
         made.append(Example(ids, marks, spans, media, digests, batch.names[number], batch.datasets[number]))
     return made
 
 
-def _inside(items: dict, key: tuple, start: int, end: int, batch: Batch) -> bool:
-    return start <= key[1] < end or (key[1] == end and items[key][0] == 0)
-
-
 def content(example: Example) -> tuple:
-    first_unlearnt = [False, *example.learn_T[1:].tolist()]
-    spans = sorted((span.start, span.kind, span.length) for span in example.spans if span.length)
-    full = [span for span in example.spans if span.length]
-    media = [
-        (kind, [float(item.flat[0]) for item, keep in zip(items, _kept(example, kind), strict=True) if keep])
-        for kind, items in sorted(example.media.items())
-        if any(span.kind == kind for span in full)
-    ]
-    return example.ids_T.tolist(), first_unlearnt, spans, media, example.name, example.dataset
-
-
-def _kept(example: Example, kind: str) -> list[int]:
-    return [span.length for span in example.spans if span.kind == kind]
+    media = {kind: [float(item[0, 0, 0]) for item in items] for kind, items in example.media.items()}
+    digests = {kind: list(items) for kind, items in example.digests.items()}
+    learn = [False, *example.learn_T[1:].tolist()]
+    return example.ids_T.tolist(), learn, list(example.spans), media, digests, example.name, example.dataset
 
 
 def targets(batch: Batch) -> Counter:
@@ -126,16 +113,15 @@ def test_packed_examples_come_back_once(rows: list[Example], slack: int) -> None
 
 
 def _nonzero(example: Example) -> Example:
-    """Without empty spans, whose document a place alone cannot tell when it is where one ends and the next begins."""
-    keep = {kind: _kept(example, kind) for kind in example.media}
-    filtered = [
-        {
-            kind: tuple(item for item, length in zip(items, keep[kind], strict=True) if length)
-            for kind, items in many.items()
-        }
-        for many in (example.media, example.digests)
-    ]
-    return replace(example, spans=tuple(s for s in example.spans if s.length), media=filtered[0], digests=filtered[1])
+    """Without empty spans: where one document ends and the next begins, a place alone cannot tell whose they are."""
+    full = [span for span in example.spans if span.length]
+    kept: list[dict[str, tuple]] = [{}, {}]
+    for many, keep in zip((example.media, example.digests), kept, strict=True):
+        for kind, items in many.items():
+            lengths = [span.length for span in example.spans if span.kind == kind]
+            if any(lengths):
+                keep[kind] = tuple(item for item, length in zip(items, lengths, strict=True) if length)
+    return replace(example, spans=tuple(full), media=kept[0], digests=kept[1])
 
 
 @given(some)

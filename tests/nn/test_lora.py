@@ -43,7 +43,9 @@ def test_adding_keeps_every_path_and_every_output():
     assert all(torch.equal(body.state_dict()[key], value) for key, value in before.items())
     assert all(dict(body.named_parameters())[path] is parameter for path, parameter in paths.items())
     assert torch.equal(body(x), expected)
-    assert set(body.state_dict()) - set(before) == {f"{p}.{n}" for p in lora.adapters(body) for n in ("lora_a", "lora_b")}
+    assert set(body.state_dict()) - set(before) == {
+        f"{p}.{n}" for p in lora.adapters(body) for n in ("lora_a", "lora_b")
+    }
 
 
 def test_output_is_the_formula():

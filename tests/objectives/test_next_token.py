@@ -19,7 +19,9 @@ def slow(system: Toy, example) -> tuple[torch.Tensor, int]:
     batch = pad([example], pad_id=0)
     logits_TV = system(batch)[0]
     learn = torch.from_numpy(example.learn_T)
-    return F.cross_entropy(logits_TV[:-1][learn[1:]], batch.ids_BT[0, 1:][learn[1:]], reduction="sum"), int(learn[1:].sum())
+    return F.cross_entropy(logits_TV[:-1][learn[1:]], batch.ids_BT[0, 1:][learn[1:]], reduction="sum"), int(
+        learn[1:].sum()
+    )
 
 
 def test_sum_and_count_equal_single_rows_with_all_logits():

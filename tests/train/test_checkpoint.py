@@ -11,7 +11,9 @@ from scops.train.checkpoint import Checkpoint
 
 
 def made(step: int) -> Checkpoint:
-    return Checkpoint({"a.weight": torch.full((2, 3), float(step))}, {"a.weight|exp_avg": torch.ones(2, 3)}, {"step": step})
+    return Checkpoint(
+        {"a.weight": torch.full((2, 3), float(step))}, {"a.weight|exp_avg": torch.ones(2, 3)}, {"step": step}
+    )
 
 
 def put(folder, step, limit=3, run=lambda path: path.write_text("system: toy\n")):

@@ -76,7 +76,10 @@ def test_bad_rows_are_counted_once_and_named():
     spots = [spot for found in taken(ours, 9) for spot in found]
     assert ("a", 3) not in spots
     assert sorted(position.bad["a"]) == [3, 8]
-    assert sorted(said) == ["bad row of 'a': row 3: RowError: row 3: broken", "bad row of 'a': row 8: RowError: row 8: broken"]
+    assert sorted(said) == [
+        "bad row of 'a': row 3: RowError: row 3: broken",
+        "bad row of 'a': row 8: RowError: row 8: broken",
+    ]
 
 
 def test_too_many_bad_rows_are_refused():

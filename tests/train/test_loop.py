@@ -35,7 +35,9 @@ def test_the_folder_tells_the_run(tmp_path):
     assert names == {"run.yaml", "metrics.jsonl", "tensorboard", "loss.png", "final", "checkpoint-25", "checkpoint-30"}
     assert Run.load(tmp_path / "run.yaml") == run(tmp_path) == Run.load(result.final / "run.yaml")
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 31))
-    assert {"loss", "learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "a"} <= set(lines(tmp_path)[0])
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_second", "samples_per_second", "a"} <= set(
+        lines(tmp_path)[0]
+    )
     assert result.losses == {"align": lines(tmp_path)[13]["loss"], "tune": lines(tmp_path)[29]["loss"]}
 
 
@@ -93,7 +95,9 @@ def test_a_frozen_part_that_moves_stops_the_save(tmp_path):
                 self.language.embed.weight[0, 0] += 1
             return super().hidden(batch)
 
-    with pytest.raises(ValueError, match="language changed during stage 'align' but should be frozen; nothing was saved"):
+    with pytest.raises(
+        ValueError, match="language changed during stage 'align' but should be frozen; nothing was saved"
+    ):
         go(tmp_path, Leaky())
     assert not checkpoint.complete(tmp_path)
 
@@ -114,7 +118,7 @@ def test_bad_rows_are_reported_and_refused(tmp_path, capsys):
     data = {**DATA, "a": rows(17, bad=(2, 5))}
     train(run(tmp_path / "few"), Toy(), STAGES, Writer(), data, save=save)
     assert "2 of 17 rows of 'a' cannot be used" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="more than max_bad_share 0.01"):
+    with pytest.raises(ValueError, match=r"more than max_bad_share 0.01"):
         train(run(tmp_path / "many", max_bad_share=0.01), Toy(), STAGES, Writer(), data, save=save)
 
 
@@ -135,17 +139,17 @@ def test_alignment_runs_as_a_stage_of_its_own(tmp_path):
     stage = replace(STAGES["align"], objective="word_alignment", data=("a",), steps=40)
     train(run(tmp_path, stages=["align"]), Toy(), {"align": stage}, Writer(), DATA, save=save)
     found = lines(tmp_path)
-    assert found[-1]["loss"] < found[0]["loss"]
+    assert sum(line["loss"] for line in found[-10:]) < sum(line["loss"] for line in found[:10]) * 0.8
     assert 0 <= found[-1]["accuracy"] <= 1
 
 
 def test_another_run_may_not_go_on_from_these_checkpoints(tmp_path):
     go(tmp_path)
-    with pytest.raises(ValueError, match="learning_rate was None and is 0.5"):
+    with pytest.raises(ValueError, match=r"learning_rate was None and is 0.5"):
         go(tmp_path, learning_rate=0.5)
     with pytest.raises(ValueError, match="has checkpoints"):
         train(run(tmp_path), Toy(), STAGES, Writer(), DATA, save=save, resume=False)
-    with pytest.raises(ValueError, match="the frozen .*is not what the checkpoint was trained with"):
+    with pytest.raises(ValueError, match=r"the frozen .*is not what the checkpoint was trained with"):
         go(tmp_path, Toy(seed=1))
     go(tmp_path, logging_steps=3)
     assert yaml.safe_load((tmp_path / "run.yaml").read_text())["logging_steps"] == 3

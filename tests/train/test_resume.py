@@ -107,7 +107,9 @@ def test_lines_between_the_last_checkpoint_and_the_kill_are_written_once(tmp_pat
         file.write('{"step": 9, "lo')
     monkeypatch.undo()
     go(tmp_path)
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == list(range(1, 31))
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == list(
+        range(1, 31)
+    )
 
 
 def test_workers_and_caches_may_change_at_a_resume(whole, tmp_path, monkeypatch):

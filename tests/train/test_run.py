@@ -8,9 +8,15 @@ from scops.train.run import Run, settle
 
 STAGES = {
     "align": Stage("align", train=("image.connector",), data=("pairs",), lr=1e-3, steps=9),
-    "tune": Stage("tune", train=("image.connector",), data=("pairs", "talk"), lora=Lora(("language.*.q",), 8, 32.0, 0.05)),
+    "tune": Stage(
+        "tune", train=("image.connector",), data=("pairs", "talk"), lora=Lora(("language.*.q",), 8, 32.0, 0.05)
+    ),
 }
-WORDS = {"system": "toy", "stages": ["align", {"name": "tune", "batch": 4}], "data": {"pairs": {"path": "p"}, "talk": {}}}
+WORDS = {
+    "system": "toy",
+    "stages": ["align", {"name": "tune", "batch": 4}],
+    "data": {"pairs": {"path": "p"}, "talk": {}},
+}
 
 
 @pytest.fixture
@@ -67,8 +73,14 @@ def test_a_wrong_word_is_answered_with_the_nearest(file, override, words):
     ("words", "error"),
     [
         ({"stages": ["aling"]}, "toy has no stage 'aling'; did you mean 'align'"),
-        ({"data": {"pair": {}}}, "stage 'align' learns from 'pairs', but the run has no such data set; did you mean 'pair'"),
-        ({"stages": [{"name": "align", "objective": "next_tokens"}]}, "no objective 'next_tokens'; did you mean 'next_token'"),
+        (
+            {"data": {"pair": {}}},
+            "stage 'align' learns from 'pairs', but the run has no such data set; did you mean 'pair'",
+        ),
+        (
+            {"stages": [{"name": "align", "objective": "next_tokens"}]},
+            "no objective 'next_tokens'; did you mean 'next_token'",
+        ),
         ({"stages": [{"name": "align", "lora": {"rank": 2}}]}, "needs `targets`"),
     ],
 )

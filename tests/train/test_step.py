@@ -51,7 +51,9 @@ def test_the_gradient_is_that_of_the_mean_over_all_tokens():
 def test_clipping_bounds_the_norm_and_reports_the_one_before():
     found, outcome = grads([], clip=0.01)
     assert outcome.norm > 0.01
-    assert math.sqrt(sum(g.square().sum().item() for g in found.values() if g is not None)) == pytest.approx(0.01, rel=1e-3)
+    assert math.sqrt(sum(g.square().sum().item() for g in found.values() if g is not None)) == pytest.approx(
+        0.01, rel=1e-3
+    )
 
 
 def test_a_micro_batch_without_pairs_adds_nothing():
@@ -62,7 +64,7 @@ def test_a_micro_batch_without_pairs_adds_nothing():
     batches = [pad(text, pad_id=0), pad(pictures, pad_id=0)]
     outcome = gradients(module, "word_alignment", batches, trainables, state={}, clip=None, where="here")
     assert outcome.sums["loss"][1] == len(pictures)
-    with pytest.raises(ValueError, match="here: objective 'word_alignment' finds nothing to learn in .*row 2"):
+    with pytest.raises(ValueError, match=r"here: objective 'word_alignment' finds nothing to learn in .*row 2"):
         gradients(module, "word_alignment", batches[:1], trainables, state={}, clip=None, where="here")
 
 
@@ -73,7 +75,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows():
         module.image.connector[0].weight.fill_(torch.nan)
     made = [Writer()(row) for row in rows(3)]
     batches = [pad(made[2:], pad_id=0), pad(made[:2], pad_id=0)]  # row 2 has no picture
-    with pytest.raises(FloatingPointError, match="step 17: the loss is nan .* rows row 0, row 1$"):
+    with pytest.raises(FloatingPointError, match=r"step 17: the loss is nan .* rows row 0, row 1$"):
         gradients(module, "next_token", batches, trainables, state={}, clip=None, where="step 17")
 
 

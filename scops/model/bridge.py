@@ -16,7 +16,7 @@ from scops.checkpoints.write import save_json, save_tensors
 from scops.core.stage import Lora
 from scops.nn.lora import LoRA
 
-HOME = Path(__file__).parent / "bridges"
+HOME = Path(__file__).parents[1] / "bridges"
 WEIGHTS, NOTES = "bridge.safetensors", "bridge.json"
 
 

@@ -90,7 +90,9 @@ def _one_turn(parts: Sequence[Text | Media], name: str) -> Sample:
 
 def _without(images: Sequence[Any], sample: Sample) -> Sample:
     if images:
-        raise ValueError(f"{sample.name}: pictures stand inside messages where they belong; `images` goes with words only")
+        raise ValueError(
+            f"{sample.name}: pictures stand inside messages where they belong; `images` goes with words only"
+        )
     return sample
 
 

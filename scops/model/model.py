@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from scops.bridge import adapters_in
 from scops.core.layout import Layout
 from scops.core.names import nearest
+from scops.data.messages import Ask, sample_of
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
-from scops.folder import OWN, Config, published_config, size_of, write_folder
 from scops.generate.sampler import Sampling
-from scops.messages import Ask, sample_of
+from scops.generate.talk import MAX_TOKENS, Answer, answers, pieces, prompts
+from scops.model.bridge import adapters_in
+from scops.model.folder import OWN, Config, published_config, size_of, write_folder
 from scops.nn import lora
 from scops.systems import module_of
-from scops.talk import MAX_TOKENS, Answer, answers, pieces, prompts
 from scops.train.checkpoint import replace_folder
 
 BATCH = 8
@@ -62,7 +62,13 @@ class Model:
     # Talking ----------------------------------------------------------------------------------------------------------
 
     def chat(
-        self, ask: Ask, images: Sequence[Any] = (), *, max_tokens: int = MAX_TOKENS, stop: Sequence[str] = (), **sampling: Any
+        self,
+        ask: Ask,
+        images: Sequence[Any] = (),
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        **sampling: Any,
     ) -> str:
         """One reply.
 
@@ -75,7 +81,13 @@ class Model:
         return "".join(self.stream(ask, images, max_tokens=max_tokens, stop=stop, **sampling))
 
     def stream(
-        self, ask: Ask, images: Sequence[Any] = (), *, max_tokens: int = MAX_TOKENS, stop: Sequence[str] = (), **sampling: Any
+        self,
+        ask: Ask,
+        images: Sequence[Any] = (),
+        *,
+        max_tokens: int = MAX_TOKENS,
+        stop: Sequence[str] = (),
+        **sampling: Any,
     ) -> Iterator[str]:
         """The same reply in pieces, as they come."""
         examples, chosen = prompts(self.processor, [sample_of(ask, images)]), _sampling(sampling)
@@ -131,7 +143,9 @@ class Model:
         if layout != OWN:
             keys = module_of(self.system).KEYS
             if layout not in keys:
-                raise ValueError(f"{self.system} is not published in a layout {layout!r}{nearest(layout, [OWN, *keys])}")
+                raise ValueError(
+                    f"{self.system} is not published in a layout {layout!r}{nearest(layout, [OWN, *keys])}"
+                )
             if adapters:
                 raise ValueError(f"the layout {layout!r} has no place for adapters; merge them first (model.merge())")
             weights = keys[layout](self.spec).save(weights)

@@ -59,7 +59,9 @@ def pieces(
     rooms = [context - len(example) for example in examples]
     if min(rooms) < 1:
         full = examples[rooms.index(min(rooms))]
-        raise ValueError(f"{full.name}: the prompt fills all {context} tokens of the system's context; there is no room to answer")
+        raise ValueError(
+            f"{full.name}: the prompt fills all {context} tokens of the system's context; there is no room to answer"
+        )
     limits = [min(limit, room) for room in rooms]
     batch = placed(pad(examples, pad_id=tokenizer.pad_id or 0), system)
     yield from stream(
@@ -84,9 +86,7 @@ def answers(
     found = [Answer("", "", 0, tuple(example.ids_T.tolist())) for example in examples]
     for piece in pieces(system, processor, examples, sampling=sampling, limit=limit, stops=stops):
         so_far = found[piece.row]
-        found[piece.row] = replace(
-            so_far, text=so_far.text + piece.text, ended=piece.ended or "", tokens=piece.tokens
-        )
+        found[piece.row] = replace(so_far, text=so_far.text + piece.text, ended=piece.ended or "", tokens=piece.tokens)
     return found
 
 

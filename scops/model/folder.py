@@ -54,12 +54,11 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if OWN in content:
         return _own(content[OWN], path)
-    for system, entry in SYSTEMS.items():
+    for system in SYSTEMS:
         module = module_of(system)
         spec = module.spec_of(content)
         if spec is not None:
-            layouts = [name for name in module.KEYS]
-            return Config(system, size_of(module, spec), spec, layouts[0])
+            return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
 
@@ -121,7 +120,7 @@ def write_folder(
 
 
 def published_config(system: str, spec: Any, layout: str) -> dict[str, Any]:
-    """The authors' config.json for this spec."""
+    """The authors' config.json for this spec, as the system's CONFIGS writes it."""
     return module_of(system).CONFIGS[layout](spec)
 
 
@@ -137,7 +136,12 @@ def processor_config(layout: Layout) -> dict[str, Any]:
 
 def generation_config(layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
     stops = [tokenizer.id_of(token) for token in layout.template.stops]
-    found = {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": False}
+    found = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": stops,
+        "pad_token_id": tokenizer.pad_id,
+        "do_sample": False,
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -161,7 +165,9 @@ def check_processor(folder: Path, layout: Layout) -> None:
 def _differences(kept: Any, made: Any, at: str = "") -> Sequence[str]:
     if isinstance(kept, Mapping) and isinstance(made, Mapping):
         names = sorted(set(kept) | set(made))
-        return [line for name in names for line in _differences(kept.get(name), made.get(name), f"{at}.{name}".lstrip("."))]
+        return [
+            line for name in names for line in _differences(kept.get(name), made.get(name), f"{at}.{name}".lstrip("."))
+        ]
     return [] if kept == made else [f"{at} is {kept} in the folder and {made} in the system"]
 
 

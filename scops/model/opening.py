@@ -5,20 +5,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from scops import bridge
 from scops.checkpoints.packages import fetch
-from scops.checkpoints.read import Reader, open_weights
+from scops.checkpoints.read import open_weights
+from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source, assemble
 from scops.core.names import nearest
 from scops.core.stage import Lora
 from scops.data.tokenizer import Tokenizer
-from scops.folder import OWN, Config, check_processor, read_config, size_of, written_for
-from scops.model import Model
+from scops.model import bridge
+from scops.model.folder import OWN, check_processor, read_config, written_for
+from scops.model.model import Model
 from scops.nn import lora
 from scops.nn.initialise import initialise
 from scops.systems import Origins, find, module_of, spec_from_json
@@ -52,9 +53,10 @@ def load(
     elif HUB_ID.fullmatch(str(name)):
         model = _from_folder(_from_hub(str(name)), dtype, device)
         model.origin = f"hub {name}"
+    elif len(path.parts) > 1:
+        raise ValueError(f"{name} is neither a folder nor a file, and no hub id (owner/name)")
     else:
-        _, size = find(str(name))  # says what the name may have meant
-        raise ValueError(f"{size} cannot be loaded")
+        _no_model(str(name))
     return model.merge() if merge else model
 
 
@@ -84,7 +86,7 @@ def create(
     module = empty(system, spec, tokenizer, wanted)
     fresh = origins.fresh if pretrained else tuple(part for part, _ in module.named_children())
     for part in fresh:
-        initialise(module.get_submodule(part).toempty(device=_device(device)))
+        initialise(module.get_submodule(part).to_empty(device=_device(device)))
     sources = _sources(origins, opened) if pretrained else []
     assemble(module, sources, fresh=fresh, device=_device(device))
     return _model(system, spec, module, tokenizer, f"{size}, fresh {', '.join(fresh) or 'nothing'}")
@@ -133,7 +135,9 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
 def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
     reader = open_weights(path)
     if not hasattr(reader, "special_tokens"):  # only a GGUF file says what model it is and brings its tokenizer
-        raise ValueError(f"{path} ({reader.kind}) holds weights alone; give the folder with its config.json and tokenizer")
+        raise ValueError(
+            f"{path} ({reader.kind}) holds weights alone; give the folder with its config.json and tokenizer"
+        )
     numbers = {name: value for name, value in reader.config.items() if name != "architecture"}
     if numbers["head_dim"] == numbers["dim"] // numbers["heads"]:
         numbers["head_dim"] = None
@@ -142,6 +146,14 @@ def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str)
     module = empty("llama", spec, tokenizer, _dtype(dtype, reader))
     assemble(module, [Source(reader, module_file.KEYS["transformers"](spec))], device=_device(device))
     return _model("llama", spec, module, tokenizer, str(path))
+
+
+def _no_model(name: str) -> NoReturn:
+    try:
+        find(name)
+    except ValueError as error:
+        raise ValueError(f"there is no folder or file {name!r}, and {error}") from None
+    raise AssertionError(name)
 
 
 def _is_known(name: str) -> bool:
@@ -171,7 +183,9 @@ def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | s
     module = empty(system, spec, tokenizer, wanted, bridge.adapters_of(notes))
     assemble(module, sources, device=_device(device))
     packages = ", ".join(origin.package for origin in origins.weights)
-    return _model(system, spec, module, tokenizer, f"packages {packages}" + (f" and the bridge {origins.bridge}" if home else ""))
+    return _model(
+        system, spec, module, tokenizer, f"packages {packages}" + (f" and the bridge {origins.bridge}" if home else "")
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -204,9 +218,7 @@ def _open(package: str, opened: dict[str, Reader]) -> Any:
     return opened[package]
 
 
-def empty(
-    system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()
-) -> nn.Module:
+def empty(system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()) -> nn.Module:
     """The system without memory; adapters stay float32 whatever the weights are kept in."""
     with torch.device("meta"):
         module = module_of(system).build(spec).to(dtype)

@@ -1,0 +1,6 @@
+"""The front door: load a model or make one, talk to it, save it."""
+
+from scops.model.model import Model
+from scops.model.opening import create, load, reading
+
+__all__ = ["Model", "create", "load", "reading"]

@@ -1,0 +1,75 @@
+"""Systems small enough for every test: real builds, random weights, a tokenizer trained on the spot."""
+
+from functools import cache
+
+from PIL import Image
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import nn
+
+import scops
+from scops.data.tokenizer import Tokenizer
+from scops.model import Model
+from tests.conftest import randomise
+
+SPECIALS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>"]
+VOCABULARY = 300
+LANGUAGE = {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": 307, "context": 160}
+ABSTRACTOR = {"dim": 12, "hidden": 20, "layers": 1, "heads": 2, "queries": 3}
+
+
+@cache
+def _trained() -> str:
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(
+        ["what is this? an owl on a branch. the user asks, the assistant answers."] * 9, trainer
+    )
+    return backend.to_str()
+
+
+def tokenizer() -> Tokenizer:
+    return Tokenizer(Backend.from_str(_trained()), bos="<s>", eos="<|im_end|>", pad="</s>")
+
+
+def owl() -> Model:
+    """owl-nano, smaller still: sees pictures of 64x64 as 4 tokens."""
+    model = scops.create(
+        "owl-nano",
+        {"abstractor": ABSTRACTOR, "language": LANGUAGE | {"tied": True}, "side": 64},
+        tokenizer=tokenizer(),
+        pretrained=False,
+    )
+    randomise(model.module.language)
+    randomise(model.module.image.connector)
+    for part in model.module.image.encoder.modules():  # so that something of the picture reaches the end
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+    return model
+
+
+def mplug() -> Model:
+    """The published mPLUG-Owl at a tiny size."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    sizes = {"vision": vision, "abstractor": ABSTRACTOR, "language": LANGUAGE}
+    model = scops.create("mplug-owl", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def text_only() -> Model:
+    model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+MODELS = {"owl": owl, "mplug": mplug, "text": text_only}
+
+
+def picture(colour: str = "red", size: tuple[int, int] = (50, 40)) -> Image.Image:
+    return Image.new("RGB", size, colour)
