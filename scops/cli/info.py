@@ -38,7 +38,7 @@ def described(name: str) -> dict[str, Any]:
     system, size, spec = _spec_of(name)
     module = module_of(system)
     layout = module.layout(spec)
-    roles = _roles(module.build, spec)
+    roles = _roles(system, spec)
     variants = {size: module.STAGES[size]} if size in module.STAGES else module.STAGES
     return {
         "name": size or name,
@@ -68,13 +68,11 @@ def _spec_of(name: str) -> tuple[str, str | None, Any]:
     return system, size, module_of(system).SIZES[size]
 
 
-def _roles(build: Any, spec: Any) -> list[dict[str, Any]]:
-    import torch
-
+def _roles(system: str, spec: Any) -> list[dict[str, Any]]:
+    from scops.model.empty import outline
     from scops.train.stage import role_of
 
-    with torch.device("meta"):
-        module = build(spec)
+    module = outline(system, spec)
     roles: dict[str, list[tuple[str, Any]]] = {}
     for path, parameter in module.named_parameters():
         roles.setdefault(role_of(path), []).append((path, parameter))

@@ -8,8 +8,9 @@ from scops.checkpoints.read import open_weights
 from scops.cli.show import as_json
 from scops.data.tokenizer import Tokenizer
 from scops.lab.verify import Finding, check_golden, check_weights, found
+from scops.model.empty import empty
 from scops.model.folder import OWN, check_processor, generation_config, read_config, written_for
-from scops.model.opening import empty, load
+from scops.model.opening import load
 from scops.systems import module_of
 
 

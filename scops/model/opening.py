@@ -1,7 +1,7 @@
 """Where models come from: a folder, a GGUF file, a size whose weights registries carry, the hub, or nothing at all."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,23 +10,23 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from scops.checkpoints.packages import fetch
 from scops.checkpoints.read import open_weights
 from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source, assemble
 from scops.core.names import nearest
-from scops.core.stage import Lora
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge
+from scops.model.empty import empty
 from scops.model.folder import OWN, check_processor, read_config, written_for
 from scops.model.model import Model
-from scops.nn import lora
+from scops.model.unpacked import tokenizer_of, weights_of
 from scops.nn.initialise import initialise
 from scops.systems import Origins, find, module_of, spec_from_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FINAL = "final"
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
 
 
@@ -80,14 +80,13 @@ def create(
     module_file = module_of(system)
     spec = changed(module_file.SIZES[size], overrides or {})
     origins: Origins = module_file.origins(size)
-    opened: dict[str, Reader] = {}
-    tokenizer = tokenizer or _packaged_tokenizer(origins, size, opened)
+    tokenizer = tokenizer or _packaged_tokenizer(origins, size)
     wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
     module = empty(system, spec, tokenizer, wanted)
     fresh = origins.fresh if pretrained else tuple(part for part, _ in module.named_children())
     for part in fresh:
         initialise(module.get_submodule(part).to_empty(device=_device(device)))
-    sources = _sources(origins, opened) if pretrained else []
+    sources = _sources(origins) if pretrained else []
     assemble(module, sources, fresh=fresh, device=_device(device))
     return _model(system, spec, module, tokenizer, f"{size}, fresh {', '.join(fresh) or 'nothing'}")
 
@@ -96,12 +95,13 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
     """(layout, tokenizer) of what `load` takes, without any weights: what data is looked at with."""
     path = Path(name).expanduser()
     if path.is_dir():
+        path = _finished(path)
         config, tokenizer = read_config(path), Tokenizer.from_folder(path)
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
         return module_of(config.system).layout(spec), tokenizer
     system, size = find(str(name))
     module_file = module_of(system)
-    return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size, {})
+    return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size)
 
 
 def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
@@ -119,6 +119,7 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file() and len(ggufs) == 1:
         return _from_file(ggufs[0], dtype, device)
+    folder = _finished(folder)
     config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
@@ -130,6 +131,15 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     with suppress(FileNotFoundError):
         model.run = (folder / "run.yaml").read_text("utf-8")
     return model
+
+
+def _finished(folder: Path) -> Path:
+    """A run's folder stands for the system that it ended with."""
+    if (folder / "config.json").is_file() or not (folder / "run.yaml").is_file():
+        return folder
+    if (folder / FINAL / "config.json").is_file():
+        return folder / FINAL
+    raise ValueError(f"{folder} is a run that has not ended yet; go on with it: scops train {folder}")
 
 
 def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
@@ -174,9 +184,8 @@ def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | s
             f"no package carries weights for {', '.join(origins.fresh)} of {size}; give a folder or a hub id that has "
             f"them, train them (scops train), or start with scops.create({size!r})"
         )
-    opened: dict[str, Reader] = {}
-    tokenizer = _packaged_tokenizer(origins, size, opened)
-    sources, notes = _sources(origins, opened), bridge.read_notes(home) if home else {}
+    tokenizer = _packaged_tokenizer(origins, size)
+    sources, notes = _sources(origins), bridge.read_notes(home) if home else {}
     if home:
         sources.append(Source(home / bridge.WEIGHTS))
     wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
@@ -201,36 +210,15 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _sources(origins: Origins, opened: dict[str, Reader]) -> list[Source]:
-    return [Source(_open(origin.package, opened), origin.keys, origin.under) for origin in origins.weights]
+def _sources(origins: Origins) -> list[Source]:
+    return [Source(weights_of(origin.package), origin.keys, origin.under) for origin in origins.weights]
 
 
-def _packaged_tokenizer(origins: Origins, size: str, opened: dict[str, Reader]) -> Tokenizer:
-    if origins.tokenizer is None:
+def _packaged_tokenizer(origins: Origins, size: str) -> Tokenizer:
+    tokenizer = tokenizer_of(origins.tokenizer) if origins.tokenizer else None
+    if tokenizer is None:
         raise ValueError(f"no package carries the tokenizer of {size}; give one: a folder with tokenizer.json")
-    reader = _open(origins.tokenizer, opened)
-    return Tokenizer(reader.tokenizer(), **reader.special_tokens)
-
-
-def _open(package: str, opened: dict[str, Reader]) -> Any:
-    if package not in opened:
-        opened[package] = open_weights(fetch(package))
-    return opened[package]
-
-
-def empty(system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()) -> nn.Module:
-    """The system without memory; adapters stay float32 whatever the weights are kept in."""
-    with torch.device("meta"):
-        module = module_of(system).build(spec).to(dtype)
-        for group in adapters:
-            lora.add(module, group)
-        vocabulary = module.head(module.embed(torch.zeros(1, dtype=torch.long))).shape[-1]
-    if tokenizer.vocab_size > vocabulary:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the vocabulary of this {system} is {vocabulary}; "
-            "give the tokenizer that belongs to it"
-        )
-    return module
+    return tokenizer
 
 
 def _model(system: str, spec: Any, module: nn.Module, tokenizer: Tokenizer, origin: str) -> Model:

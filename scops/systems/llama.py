@@ -111,7 +111,9 @@ def language_config(spec: LlamaSpec) -> dict[str, Any]:
     """The inverse of `language_spec`: what transformers writes in config.json for these numbers."""
     found = (spec.bias, spec.norms, spec.window is not None)
     if found not in KINDS:
-        raise ValueError(f"no model of the family has biases on {spec.bias!r}, norms on {spec.norms!r} and window {spec.window}")
+        raise ValueError(
+            f"no model of the family has biases on {spec.bias!r}, norms on {spec.norms!r} and window {spec.window}"
+        )
     kind, architecture = KINDS[found]
     config = {
         "architectures": [architecture], "model_type": kind, "hidden_size": spec.dim, "intermediate_size": spec.hidden,

@@ -125,6 +125,8 @@ STAGES = {
 def origins(size: str) -> Origins:
     encoder = Origin("efficientnet-lite0", EFFICIENTNET, "image.encoder.")
     if size == "owl-nano":
-        return Origins((encoder,), tokenizer="smollm2-135m", fresh=("image.connector", "language"))
+        return Origins(
+            (encoder,), fresh=("image.connector", "language")
+        )  # its tokenizer is learnt from the run's own words
     language = Origin("smollm2-135m", HUB_LLAMA_TIED, "language.")
     return Origins((encoder, language), tokenizer="smollm2-135m", bridge="owl-tiny", fresh=("image.connector",))

@@ -56,13 +56,11 @@ class Batcher:
 
     def keep(self, rows: Sequence[tuple[Row, Example]]) -> None:
         """Remember the examples of which everything is known without their pictures."""
-        features = self.features
-        if features is None:
+        if (features := self.features) is None:
             return
         for row, example in rows:
-            known = all(digest in features for many in example.digests.values() for digest in many)
-            if known and len(self.kept) < KEPT:
-                self.kept.setdefault(row, replace(example, media={}))
+            if len(self.kept) < KEPT and row not in self.kept and features.knows(example):
+                self.kept[row] = replace(example, media={})
 
     def flush(self) -> None:
         if self.features is not None:

@@ -62,7 +62,7 @@ def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(beside)
         for path in [*beside.rglob("*"), beside]:
-            _flush(path)
+            flush_to_disk(path)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -73,7 +73,7 @@ def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(old)
     else:
         beside.rename(final)
-    _flush(final.parent)
+    flush_to_disk(final.parent)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -95,11 +95,11 @@ def read(path: Path) -> Checkpoint:
 
 def random_state() -> dict[str, Any]:
     """All generators that training may ask: python, numpy, torch, and each CUDA device."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
     version, words, following = random.getstate()
     return {
         "python": [version, list(words), following],
-        "numpy": [kind, keys.tolist(), place, has_gauss, gauss],
+        "numpy": {**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].tolist()}},
         "torch": bytes(torch.get_rng_state().tolist()).hex(),
         "cuda": [bytes(s.tolist()).hex() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
     }
@@ -108,8 +108,8 @@ def random_state() -> dict[str, Any]:
 def restore_random(state: Mapping[str, Any]) -> None:
     version, words, following = state["python"]
     random.setstate((version, tuple(words), following))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    inner = state["numpy"]["state"]
+    np.random.set_state({**state["numpy"], "state": {**inner, "key": np.array(inner["key"], np.uint32)}})
     torch.set_rng_state(_bytes(state["torch"]))
     for device, words in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(_bytes(words), device)
@@ -131,7 +131,8 @@ def _bytes(words: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(words), dtype=torch.uint8)
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """A file or folder, so that it outlives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -77,7 +77,7 @@ class Mixture:
         if empty or not sizes:
             raise ValueError(f"data set {empty[0]!r} has no rows" if empty else "there is no data set to learn from")
         self.sizes, self.seed, self.salt = dict(sizes), seed, salt
-        wanted = [float(size if weights.get(name) is None else weights[name]) for name, size in sizes.items()]
+        wanted = [float(size if (weight := weights.get(name)) is None else weight) for name, size in sizes.items()]
         self.shares = np.array(wanted) / sum(wanted)
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
@@ -188,8 +188,9 @@ class _Rows(Dataset):
     def __init__(self, datasets: Mapping[str, Sequence[Sample]], processor: Maker) -> None:
         self.datasets, self.processor = datasets, processor
 
-    def __getitem__(self, draw: Draw) -> tuple[Draw, Example | Unusable | None]:
-        return draw, None if draw.known else make(self.datasets[draw.name], draw.index, self.processor, name=draw.name)
+    def __getitem__(self, index: Draw) -> tuple[Draw, Example | Unusable | None]:
+        rows = self.datasets[index.name]
+        return index, None if index.known else make(rows, index.index, self.processor, name=index.name)
 
 
 def make(rows: Sequence[Sample], index: int, processor: Maker, *, name: str) -> Example | Unusable:

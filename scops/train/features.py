@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scops.core.batch import Batch, Example
 from scops.core.system import Decoder
+from scops.train.checkpoint import flush_to_disk
 
 SHARD = 256
 """Pictures per file."""
 
 
 class Features:
-    """Features by content digest; a picture's digest covers its pixels and their preparation.
+    """Features by kind and content digest; a picture's digest covers its pixels and their preparation.
 
     Args:
         folder: one per encoder (named by its fingerprint); None keeps memory only.
@@ -36,8 +37,12 @@ class Features:
         for path in sorted(folder.glob("features-*.safetensors")) if folder and folder.is_dir() else ():
             self._open(path)
 
-    def __contains__(self, digest: str) -> bool:
-        return digest in self.memory or digest in self.pending or digest in self.shards
+    def knows(self, example: Example) -> bool:
+        """Whether nothing of the example's pictures is needed any more."""
+        return all(_key(kind, digest) in self for kind, digests in example.digests.items() for digest in digests)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.memory or key in self.pending or key in self.shards
 
     def of(
         self, system: Decoder, batch: Batch, examples: Sequence[Example], *, dtype: torch.dtype
@@ -47,19 +52,19 @@ class Features:
         Args:
             dtype: in which the encoder takes pictures.
         """
+        device = batch.ids_BT.device
         pictures = {
-            digest: (kind, picture)
+            _key(kind, digest): (kind, picture)
             for example in examples
             for kind, made in example.media.items()
             for digest, picture in zip(example.digests[kind], made, strict=True)
-            if digest not in self
+            if _key(kind, digest) not in self
         }
         fresh = self._encode(system, batch, pictures, dtype)
         found: dict[str, Tensor] = {}
         for kind, digests in batch.digests.items():
-            features = [fresh[digest] if digest in fresh else self._get(digest) for digest in digests]
-            if features:
-                found[kind] = torch.stack([f.to(batch.ids_BT.device) for f in features])
+            keys = [_key(kind, digest) for digest in digests]
+            found[kind] = torch.stack([fresh[key] if key in fresh else self._get(key, device) for key in keys])
         return found
 
     def flush(self) -> None:
@@ -67,12 +72,12 @@ class Features:
         if not self.folder or not self.pending:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"features-{len(list(self.folder.glob('features-*.safetensors'))):05d}.safetensors"
-        beside = path.with_suffix(f".tmp-{os.getpid()}")
-        save_file({digest: f.contiguous() for digest, f in self.pending.items()}, beside)
+        number = len(list(self.folder.glob("features-*.safetensors")))
+        path = self.folder / f"features-{number:05d}-{os.getpid()}.safetensors"  # other processes write here too
+        beside = path.with_suffix(".tmp")
+        save_file({key: f.contiguous() for key, f in self.pending.items()}, beside)
+        flush_to_disk(beside)
         beside.rename(path)
-        for digest, feature in self.pending.items():
-            self._remember(digest, feature)
         self.pending = {}
         self._open(path)
 
@@ -84,42 +89,48 @@ class Features:
         at_once = 1 if device.type == "cpu" else 64
         fresh: dict[str, Tensor] = {}
         by_shape: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-        for digest, (kind, picture) in pictures.items():
-            by_shape.setdefault((kind, picture.shape), []).append(digest)
-        for (kind, _), digests in by_shape.items():
-            for first in range(0, len(digests), at_once):
-                group = digests[first : first + at_once]
-                media = torch.stack([torch.from_numpy(pictures[digest][1]) for digest in group]).to(device, dtype)
+        for key, (kind, picture) in pictures.items():
+            by_shape.setdefault((kind, picture.shape), []).append(key)
+        for (kind, _), keys in by_shape.items():
+            for first in range(0, len(keys), at_once):
+                group = keys[first : first + at_once]
+                media = torch.stack([torch.from_numpy(pictures[key][1]) for key in group]).to(device, dtype)
                 with torch.no_grad():
                     made_MPD = system.encode(replace(batch, media={kind: media}, features={}))[kind]
-                fresh |= dict(zip(group, made_MPD, strict=True))
-        for digest, feature in fresh.items():
-            self._keep(digest, feature.clone())
+                fresh |= {key: feature.clone() for key, feature in zip(group, made_MPD, strict=True)}
+        for key, feature in fresh.items():
+            self._remember(key, feature)
+            if self.folder:
+                self.pending[key] = feature.cpu()
+        if len(self.pending) >= SHARD:
+            self.flush()
         return fresh
 
-    def _keep(self, digest: str, feature: Tensor) -> None:
-        if self.folder:
-            self.pending[digest] = feature.cpu()
-            if len(self.pending) >= SHARD:
-                self.flush()
-        else:
-            self._remember(digest, feature)
-
-    def _remember(self, digest: str, feature: Tensor) -> None:
+    def _remember(self, key: str, feature: Tensor) -> None:
         size = feature.numel() * feature.element_size()
-        if self.bytes + size <= self.budget:
-            self.memory[digest] = feature
+        if key not in self.memory and self.bytes + size <= self.budget:
+            self.memory[key] = feature
             self.bytes += size
 
-    def _get(self, digest: str) -> Tensor:
-        for store in (self.memory, self.pending):
-            if digest in store:
-                return store[digest]
-        return self.shards[digest].get_tensor(digest)
+    def _get(self, key: str, device: torch.device) -> Tensor:
+        if key not in self.memory:
+            kept = self.pending[key] if key in self.pending else self.shards[key].get_tensor(key)
+            feature = kept.to(device)
+            self._remember(key, feature)
+            return feature
+        return self.memory[key]
 
     def _open(self, path: Path) -> None:
-        file = safe_open(path, framework="pt")
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it, its pictures will be encoded again") from error
         self.shards |= dict.fromkeys(file.keys(), file)
+
+
+def _key(kind: str, digest: str) -> str:
+    """Two kinds may prepare a picture alike and still have encoders of their own."""
+    return f"{kind}:{digest}"
 
 
 def open_features(kind: str, folder: Path, *, fingerprint: str, gigabytes: float) -> Features | None:

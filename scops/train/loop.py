@@ -90,10 +90,14 @@ def train(
         for number, plan in enumerate(plans):
             here = before if before and number == state["stage"] else None
             going.stage(number, plan, here, skip=number < state["stage"])
-    final = folder / "final"
+
+    def keep(beside: Path) -> None:
+        save(module, beside)
+        run.save(beside / "run.yaml")
+
     if writes:
-        checkpoint.replace_folder(final, lambda beside: (save(module, beside), run.save(beside / "run.yaml")))
-    return Result(folder, final, going.step, time.monotonic() - start, journal.losses)
+        checkpoint.replace_folder(folder / "final", keep)
+    return Result(folder, folder / "final", going.step, time.monotonic() - start, journal.losses)
 
 
 @dataclass

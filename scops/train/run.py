@@ -199,11 +199,11 @@ def settle(run: Run, stages: Mapping[str, Stage]) -> list[Plan]:
 
 
 def _settled(stage: Stage, change: StageRun, run: Run) -> Stage:
-    new = {
+    new: dict[str, Any] = {
         "steps": change.max_steps, "batch": change.batch, "lr": change.learning_rate or run.learning_rate,
         "min_lr": change.min_lr, "lr_of": change.lr_of, "warmup": change.warmup_steps, "clip": change.max_grad_norm,
         "schedule": change.lr_scheduler_type, "weight_decay": change.weight_decay, "objective": change.objective,
-        "train": change.train and tuple(change.train), "data": change.data and tuple(change.data),
+        "train": None if change.train is None else tuple(change.train), "data": None if change.data is None else tuple(change.data),
     }  # fmt: skip
     stage = replace(stage, **{name: value for name, value in new.items() if value is not None})
     if change.lora is False:

@@ -44,6 +44,10 @@ def test_what_is_not_changed_stays_as_published(file):
     assert tune.weights == {"pairs": None, "talk": None}
 
 
+def test_an_empty_train_leaves_the_adapters_alone_to_learn(file):
+    assert settle(Run.load(file, ["stages.tune.train=[]"]), STAGES)[1].stage.train == ()
+
+
 def test_a_saved_run_is_the_same_run(file, tmp_path):
     run = Run.load(file, ["stages.tune.lora=false", "stages.0.data={own: {path: x, weight: 2}}"])
     run.save(tmp_path / "again.yaml")
