@@ -9,6 +9,7 @@ from typing import Any
 from scops.cli.show import as_json
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.generate.sampler import Sampling
+from scops.generate.text import Piece
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico", ".tga"}
 HELP = "/image PATH shows a picture with your next words, /reset begins anew, /quit ends"
@@ -90,7 +91,7 @@ class _Talk:
 
 
 def _once(talk: _Talk, parts: tuple[Text | Media, ...], *, json: bool) -> None:
-    started, text, last = time.perf_counter(), "", None
+    started, text, last = time.perf_counter(), "", Piece(0, "")
     for piece in talk.say(parts):
         text, last = text + piece.text, piece
         if not json:

@@ -39,7 +39,7 @@ def described(name: str) -> dict[str, Any]:
     module = module_of(system)
     layout = module.layout(spec)
     roles = _roles(system, spec)
-    variants = {size: module.STAGES[size]} if size in module.STAGES else module.STAGES
+    variants = {size: module.STAGES[size]} if size and size in module.STAGES else module.STAGES
     return {
         "name": size or name,
         "system": system,

@@ -1,6 +1,7 @@
 """What training and generation may ask of a system."""
 
 # B rows, T tokens, D width, V vocabulary, M media items, Q tokens per item
+from collections.abc import Iterator
 from typing import Protocol
 
 from torch import Tensor
@@ -11,6 +12,10 @@ from scops.core.session import Session
 
 class Decoder(Protocol):
     """A system that reads media and text and writes text. It is also an nn.Module."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """As every nn.Module: where and in which dtype the system is."""
+        ...
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """By kind, the encoder's features (M, P, D); frozen encoders let these be kept instead of pixels."""

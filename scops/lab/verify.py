@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scops.checkpoints.keymap import KeyMap
+from scops.checkpoints.keymap import KeyMap, unchanged
 from scops.checkpoints.read import open_weights
 from scops.checkpoints.reader import MappedReader, Reader
 from scops.checkpoints.write import save_tensors
@@ -60,8 +60,8 @@ def check_weights(reader: Reader, keys: KeyMap | None, module: nn.Module) -> lis
     return findings
 
 
-def _mapped(reader: Reader, keys: KeyMap | None) -> Reader:
-    return reader if keys is None else MappedReader(reader, keys)
+def _mapped(reader: Reader, keys: KeyMap | None) -> MappedReader:
+    return MappedReader(reader, unchanged(reader.names()) if keys is None else keys)
 
 
 def _names(reader: Reader, keys: KeyMap | None, module: nn.Module) -> str:

@@ -31,7 +31,12 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def adapters_of(notes: Mapping[str, Any]) -> tuple[Lora, ...]:
-    return tuple(Lora(**{**group, "targets": tuple(group["targets"])}) for group in notes.get("lora", ()))
+    return tuple(adapter_group(group) for group in notes.get("lora", ()))
+
+
+def adapter_group(kept: Mapping[str, Any]) -> Lora:
+    """From what dataclasses.asdict and JSON made of it."""
+    return Lora(tuple(kept["targets"]), kept["rank"], kept["alpha"], kept["dropout"])
 
 
 def write_bridge(

@@ -17,17 +17,17 @@ class _WithoutNumbers(TorchFunctionMode):
     """What has no memory needs no random numbers; torch would load its compiler (seconds) to draw none of them."""
 
     def __torch_function__(
-        self, call: Callable, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Callable, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if call in (nn.init.normal_, torch.Tensor.normal_):
+        if func in (nn.init.normal_, torch.Tensor.normal_):
             tensor = args[0] if args else given["tensor"]
             if tensor.is_meta:
                 return tensor
-        return call(*args, **given)
+        return func(*args, **given)
 
 
-def outline(system: str, spec: Any, *, dtype: torch.dtype = torch.float32, adapters: Sequence[Lora] = ()) -> nn.Module:
+def outline(system: str, spec: Any, *, dtype: torch.dtype = torch.float32, adapters: Sequence[Lora] = ()) -> Any:
     """The system on the meta device; adapters are float32 whatever the weights are kept in."""
     with _WithoutNumbers(), torch.device("meta"):
         module = module_of(system).build(spec).to(dtype)
@@ -36,7 +36,7 @@ def outline(system: str, spec: Any, *, dtype: torch.dtype = torch.float32, adapt
     return module
 
 
-def empty(system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()) -> nn.Module:
+def empty(system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()) -> Any:
     """The same, with a vocabulary that the tokenizer fits into.
 
     Raises:

@@ -13,6 +13,7 @@ from scops.core.names import nearest
 from scops.core.stage import Lora
 from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
+from scops.model.bridge import adapter_group
 from scops.systems import SYSTEMS, module_of, spec_from_json
 
 CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
@@ -74,7 +75,7 @@ def _own(section: Mapping[str, Any], path: Path) -> Config:
         spec = spec_from_json(module.Spec, section["spec"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} (written by scops {section.get('version', '?')}): {error}") from error
-    lora = tuple(Lora(**{**group, "targets": tuple(group["targets"])}) for group in section.get("lora", ()))
+    lora = tuple(adapter_group(group) for group in section.get("lora", ()))
     return Config(section["system"], size_of(module, spec), spec, section.get("layout", OWN), lora)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from scops.core.layout import Layout
 from scops.core.names import nearest
@@ -30,13 +29,14 @@ class Model:
 
     Args:
         system, spec: what it is, as in scops.systems.
+        module: an nn.Module that is a scops.core.system.Decoder.
         origin: where the weights come from, for people.
         run: the YAML of the run that made it.
     """
 
     system: str
     spec: Any
-    module: nn.Module
+    module: Any
     tokenizer: Tokenizer
     layout: Layout
     origin: str = ""

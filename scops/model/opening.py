@@ -143,7 +143,7 @@ def _finished(folder: Path) -> Path:
 
 
 def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
-    reader = open_weights(path)
+    reader: Any = open_weights(path)
     if not hasattr(reader, "special_tokens"):  # only a GGUF file says what model it is and brings its tokenizer
         raise ValueError(
             f"{path} ({reader.kind}) holds weights alone; give the folder with its config.json and tokenizer"

@@ -1,0 +1,140 @@
+"""Tokens per second of greedy decoding, one row, after the prompt is read: SmolLM2-135M-Instruct against transformers."""
+
+# N new tokens, V vocabulary
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from transformers.generation import BaseStreamer, GenerationConfig
+
+import scops
+from bench import llama_cpp_peer
+from bench.llama_cpp_peer import LlamaCpp
+from bench.pair import Pair, Settings, Skip, interleave, run
+from bench.peers import TOLERANCE, batch_of, compare, peer_of, prompt
+from scops.generate.engine import tokens
+from scops.generate.sampler import Sampler, Sampling
+from scops.model import Model
+
+SIZE, PACKAGE = "smollm2-135m-instruct", "smollm2-135m"
+CONTEXTS = (64, 512)
+NEW = 32
+
+
+@dataclass(frozen=True)
+class Written:
+    """What greedy decoding wrote.
+
+    Args:
+        scores_NV: from which each was chosen.
+        seconds: from the first new token to the last, so that reading the prompt does not count.
+    """
+
+    ids: list[int]
+    scores_NV: Tensor
+    seconds: float
+
+
+@torch.no_grad()
+def ours(model: Model, ids: list[int], new: int) -> Written:
+    """scops.generate's engine on a cached session."""
+    session = model.module.session(batch_of(ids), len(ids) + new)
+    written, scores, at = [], [], []
+    for step in tokens(session, stops=(), limit=new, sampler=Sampler(Sampling(), rows=1)):
+        at.append(perf_counter())
+        written.append(step[0].id)
+        scores.append(session.logits_BV[0])
+    return Written(written, torch.stack(scores), at[-1] - at[0])
+
+
+class Clock(BaseStreamer):
+    """When transformers' generate gave out each piece; the first is the prompt."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        self.at.append(perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+@torch.no_grad()
+def theirs(peer: nn.Module, ids: list[int], new: int) -> Written:
+    """transformers' generate as it comes: greedy, its own cache."""
+    clock, prompt_1T = Clock(), torch.tensor([ids])
+    asked = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=None, pad_token_id=0, output_logits=True)
+    asked.return_dict_in_generate = True
+    found = peer.generate(prompt_1T, attention_mask=torch.ones_like(prompt_1T), generation_config=asked, streamer=clock)
+    written = found.sequences[0, len(ids) :].tolist()
+    return Written(written, torch.cat(found.logits), clock.at[-1] - clock.at[1])
+
+
+def of_llama_cpp(peer: LlamaCpp, ids: list[int], new: int) -> Written:
+    scores, at = [peer.read(ids)], [perf_counter()]
+    written = [int(scores[0].argmax())]
+    while len(written) < new:
+        scores.append(peer.step(written[-1:]))
+        written.append(int(scores[-1].argmax()))
+        at.append(perf_counter())
+    return Written(written, torch.stack(scores), at[-1] - at[0])
+
+
+def check(mine: Written, other: Written, *, tolerance: Mapping[torch.dtype, float] = TOLERANCE) -> str:
+    """Scores are equal within the tolerance as long as the words are; words may part only where two scores are so close.
+
+    Raises:
+        ValueError: they are not.
+    """
+    count = len(mine.ids)
+    same = next((n for n in range(count) if mine.ids[n] != other.ids[n]), count)
+    read = min(same + 1, count)  # the scores from which different words were chosen still have the same past
+    share = compare(mine.scores_NV[:read], other.scores_NV[:read], f"scores of {read} tokens", tolerance=tolerance)
+    return f"{same} of {count} tokens equal, scores differ by {share:.1e} at most"
+
+
+def check_model(model: Model, *, context: int, new: int) -> str:
+    """scops and transformers write the same."""
+    ids = prompt(model, context)
+    return check(ours(model, ids, new), theirs(peer_of(model), ids, new))
+
+
+def measure(settings: Settings) -> Iterator[Pair | Skip]:
+    if not llama_cpp_peer.is_here():
+        yield Skip(llama_cpp_peer.PEER, llama_cpp_peer.MISSING)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = scops.load(SIZE, dtype=dtype)
+        peer = peer_of(model)
+        for context in CONTEXTS:
+            yield against_transformers(model, peer, context, settings)
+            if llama_cpp_peer.is_here():
+                yield against_llama_cpp(model, context, settings)
+
+
+def against_transformers(model: Model, peer: nn.Module, context: int, settings: Settings) -> Pair:
+    ids = prompt(model, context)
+    checked = check(ours(model, ids, NEW), theirs(peer, ids, NEW))
+    seconds = interleave(lambda: ours(model, ids, NEW).seconds, lambda: theirs(peer, ids, NEW).seconds, settings.rounds)
+    return Pair(_case(model, context), "transformers generate", "tokens", NEW - 1, checked, seconds)
+
+
+def against_llama_cpp(model: Model, context: int, settings: Settings) -> Pair:
+    ids, capacity = prompt(model, context), context + NEW
+    with llama_cpp_peer.opened(PACKAGE, model.dtype, capacity=capacity, threads=settings.threads) as peer:
+        written = of_llama_cpp(peer, ids, NEW)
+        checked = check(ours(model, ids, NEW), written, tolerance=llama_cpp_peer.TOLERANCE)
+        seconds = interleave(
+            lambda: ours(model, ids, NEW).seconds, lambda: of_llama_cpp(peer, ids, NEW).seconds, settings.rounds
+        )
+    return Pair(_case(model, context), llama_cpp_peer.PEER, "tokens", NEW - 1, checked, seconds)
+
+
+def _case(model: Model, context: int) -> str:
+    return f"greedy after {context} tokens, {str(model.dtype).removeprefix('torch.')}"
+
+
+if __name__ == "__main__":
+    run("decode", measure, rounds=5)

@@ -1,0 +1,181 @@
+"""The benches compare what they time: their checks pass on tiny models and fail on different ones. Nothing here is timed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from bench import data_path, decode, llama_cpp_peer, peers, prefill, start_up, train_step
+from bench.pair import Pair, Seconds, Settings, Skip, interleave, run
+from bench.rows import KINDS, rows_of
+from scops.core.stage import Lora
+from scops.model import Model
+from scops.model.opening import changed
+from scops.systems import owl_small
+from tests import tiny
+from tests.conftest import randomise
+
+
+def models() -> dict[str, Model]:
+    half = tiny.text_only()
+    half.module.to(torch.bfloat16)
+    return {"float32": tiny.text_only(), "bfloat16": half}
+
+
+def other(model: Model) -> torch.nn.Module:
+    """The peer of a model of other weights."""
+    again = tiny.text_only()
+    randomise(again.module, scale=0.3)
+    assert any(not torch.equal(a, b) for a, b in zip(model.module.parameters(), again.module.parameters(), strict=True))
+    return peers.peer_of(again)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decode_and_prefill_check_equal_outputs(dtype: str) -> None:
+    model = models()[dtype]
+    assert "tokens equal" in decode.check_model(model, context=11, new=5)
+    assert "differ by" in prefill.check_model(model, context=11)
+
+
+@torch.no_grad()
+def test_decode_and_prefill_refuse_other_weights() -> None:
+    model = tiny.text_only()
+    ids, peer = peers.prompt(model, 11), other(model)
+    with pytest.raises(ValueError, match="scores of 1 tokens differ by"):
+        decode.check(decode.ours(model, ids, 5), decode.theirs(peer, ids, 5))
+    with pytest.raises(ValueError, match="the next token's scores differ by"):
+        prefill.check(prefill.ours(model, ids), prefill.theirs(peer, ids))
+
+
+@torch.no_grad()
+def test_decode_compares_scores_only_while_the_words_are_the_same() -> None:
+    model = tiny.text_only()
+    mine = decode.ours(model, peers.prompt(model, 11), 5)
+    ids = [*mine.ids[:2], mine.ids[2] + 1, *mine.ids[3:]]
+    scores = mine.scores_NV.clone()
+    scores[3:] = 99.0  # what follows another word is another's
+    assert decode.check(mine, replace(mine, ids=ids, scores_NV=scores)).startswith("2 of 5 tokens equal")
+    scores[2] = 99.0
+    with pytest.raises(ValueError, match="scores of 3 tokens"):
+        decode.check(mine, replace(mine, ids=ids, scores_NV=scores))
+
+
+def trio() -> train_step.Trio:
+    small = {
+        "abstractor": tiny.ABSTRACTOR,
+        "language": tiny.LANGUAGE,
+        "side": 64,
+    }
+    spec = changed(owl_small.SIZES["owl-tiny"], small)
+    adapters = Lora(owl_small.ADAPTERS.targets, rank=2, alpha=4.0)
+    return train_step.Trio(spec, rows_of(spec, 7), capacity=160, adapters=adapters)
+
+
+def test_the_three_training_steps_have_one_loss_and_one_gradient() -> None:
+    made = trio()
+    assert made.packed.packed
+    assert not made.padded.packed
+    for side in (made.plain, made.transformers):
+        assert "on both sides" in train_step.check(made.ours, side)
+    for side in (made.ours, made.plain, made.transformers):
+        before = {path: parameter.detach().clone() for path, parameter in side.learns.items()}
+        side.stepper()()
+        assert all(
+            not torch.equal(before[path], parameter) for path, parameter in side.learns.items() if "bias" not in path
+        )
+
+
+@pytest.mark.parametrize("path", ["image.connector.project.weight", "language.blocks.1.attn.body.k.lora_b"])
+def test_a_training_step_with_other_weights_is_refused(path: str) -> None:
+    made = trio()
+    with torch.no_grad():
+        made.transformers.learns[path].mul_(1.5)
+    with pytest.raises(ValueError, match="differs by"):
+        train_step.check(made.ours, made.transformers)
+
+
+def test_training_rows_have_the_measured_lengths() -> None:
+    spec = owl_small.SIZES["owl-tiny"]
+    for row in rows_of(spec, 60):
+        kind = KINDS[row.dataset]
+        assert kind.learnt[0] <= row.learn_T.sum() <= kind.learnt[1]
+        assert kind.pictures[0] <= len(row.spans) <= kind.pictures[1]
+        assert kind.tokens[0] <= len(row) <= kind.tokens[1]
+
+
+def test_pictures_and_rows_equal_the_processors_of_transformers() -> None:
+    files = [data_path.photograph(seed, (61, 37)) for seed in range(2)]
+    crop = replace(data_path.CLIP, height=24, width=24)
+    assert "equal to the bit" in data_path.check_pictures([*files, tiny.picture()], crop)
+    rows = data_path.Rows(replace(tiny.owl().layout, context=400), tiny.tokenizer())
+    samples = [data_path.with_picture(files[0], "row 0"), data_path.of_text("row 1")]
+    assert data_path.check_rows(rows, samples) == "ids and pixels of 2 rows equal"
+
+
+def test_rows_that_differ_are_refused() -> None:
+    rows = data_path.Rows(tiny.owl().layout, tiny.tokenizer())
+    rows.each += 1
+    with pytest.raises(ValueError, match=r"row 0: \d+ ids"):
+        data_path.check_rows(rows, [data_path.with_picture(data_path.photograph(0, (61, 37)), "row 0")])
+
+
+def test_both_sides_start() -> None:
+    assert start_up.check(start_up.CASES[1]) == "both start, 'chat' is written"
+    with pytest.raises(ValueError, match="does not write"):
+        start_up.check(replace(start_up.CASES[0], shown="nothing"))
+
+
+def test_sides_take_turns_and_the_first_of_a_round_alternates() -> None:
+    calls: list[str] = []
+
+    def side(name: str, seconds: float) -> float:
+        calls.append(name)
+        return seconds
+
+    found = interleave(lambda: side("ours", 2.0), lambda: side("theirs", 3.0), 3)
+    assert calls == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert found == Seconds((2.0,) * 3, (3.0,) * 3)
+    with pytest.raises(ValueError, match="at least 1 round"):
+        interleave(lambda: 1.0, lambda: 1.0, 0)
+
+
+def test_results_are_kept_under_what_hardware_and_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def measure(settings: Settings) -> Iterator[Pair | Skip]:
+        assert settings == Settings(3, torch.get_num_threads())
+        yield Pair("reading", "a peer", "tokens", 8, "equal", Seconds((1.0, 2.0, 4.0), (2.0, 8.0, 4.0)))
+        yield Pair("starting", "a peer", "start", None, "equal", Seconds((0.1,), (0.2,)))
+        yield Skip("another", "it is not here")
+
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "--rounds", "3", "--threads", threads, "--json", "--results", str(tmp_path)]
+    )
+    run("toy", measure, rounds=9)
+    (kept,) = tmp_path.glob("toy_*.json")
+    result = json.loads(kept.read_text())
+    assert result == json.loads(capsys.readouterr().out)
+    assert kept.stem.startswith("toy_")
+    assert kept.stem.endswith(f"_{result['date']}")
+    reading, starting = result["pairs"]
+    assert reading["numbers"] == {"ours": 4.0, "theirs": 2.0}
+    assert reading["ratio"] == {"median": 2.0, "min": 1.0, "quartiles": [1.5, 3.0], "max": 4.0}
+    assert starting["counted"] == "ms/start"
+    assert starting["numbers"] == {"ours": 100.0, "theirs": 200.0}
+    assert result["skipped"] == [{"case": "another", "why": "it is not here"}]
+    shown = kept.with_suffix(".md").read_text()
+    assert "| reading | a peer | 4 | 2 | tokens/s | 2.000 | 1.000 | 4.000 | equal |" in shown
+    assert "Skipped: another, it is not here." in shown
+
+
+@pytest.mark.parametrize("bench", [decode, prefill])
+def test_llama_cpp_is_skipped_with_a_line_where_it_is_not_installed(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp_peer, "is_here", lambda: False)
+    assert next(bench.measure(Settings(1, 1))) == Skip("llama.cpp", "llama-cpp-python is not installed")
