@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types status bench clean
+.PHONY: setup demo test lint types bridge bench status clean
 
 setup: .venv/installed
 
@@ -24,6 +24,15 @@ lint: setup
 
 types: setup
 	$(BIN)/pyrefly check
+
+# The bridge that is shipped: about an hour and a half on two cores.
+bridge: setup
+	$(BIN)/python -m scops.demo.dataset runs/owl-tiny-data --side 224 --variants 6
+	$(BIN)/scops train scops/recipes/owl-tiny.yaml
+	$(BIN)/python -m scops.demo.ship runs/owl-tiny runs/owl-tiny-data
+
+bench: setup
+	for what in decode prefill train_step data_path start_up; do $(BIN)/python -m bench.$$what; done
 
 status: setup
 	$(BIN)/python docs/make_status.py

@@ -108,6 +108,18 @@ def train(
     train(run, changes or [])
 
 
+@app.command()
+def demo(
+    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures of yours that owl-tiny is to look at.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("runs/demo"),
+    each: Annotated[int, typer.Option(min=1, help="Held-out questions per group and task.")] = 48,
+) -> None:
+    """Tell the whole story: a shipped system answers, a small one is trained live, both are examined, a report is written."""
+    from scops.demo.story import tell
+
+    tell(folder, pictures=pictures or [], each=each)
+
+
 @app.command("eval")
 def evaluate(
     model: Model,
@@ -133,7 +145,7 @@ def evaluate(
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(show_default=False)],
-    model: Annotated[str, typer.Option(help="Whose template, tokenizer and pictures are used.")] = "owl-nano",
+    model: Annotated[str, typer.Option(help="Whose template, tokenizer and pictures are used.")] = "owl-tiny",
     limit: Limit = None,
     json: AsJson = False,
 ) -> None:
@@ -146,7 +158,7 @@ def data_check(
 @data_app.command("show")
 def data_show(
     path: Annotated[Path, typer.Argument(show_default=False)],
-    model: Annotated[str, typer.Option(help="Whose template, tokenizer and pictures are used.")] = "owl-nano",
+    model: Annotated[str, typer.Option(help="Whose template, tokenizer and pictures are used.")] = "owl-tiny",
     limit: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
 ) -> None:
     """Print a few rows as the model reads them; what is learnt stands out in colour."""

@@ -63,7 +63,7 @@ def build(run: Run) -> Model:
     system, size = find(run.system)
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
-        return create(size, run.system_overrides, tokenizer=tokenizer)
+        return create(size, run.system_overrides, tokenizer=tokenizer, pretrained=run.pretrained)
     if run.system_overrides or run.tokenizer:
         raise ValueError(
             f"init {run.init} brings its own sizes and tokenizer; leave out system_overrides and tokenizer"

@@ -186,3 +186,14 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+if __name__ == "__main__":  # python -m scops.demo.dataset FOLDER --side 224 --variants 6
+    import argparse
+
+    words = argparse.ArgumentParser(description="Draw the demo's data set.")
+    words.add_argument("folder", type=Path)
+    for number in dataclasses.fields(Plan):
+        words.add_argument(f"--{number.name}", type=type(number.default), default=number.default)
+    chosen = vars(words.parse_args())
+    print(prepare(chosen.pop("folder"), plan=Plan(**chosen)))

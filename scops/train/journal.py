@@ -63,7 +63,7 @@ class Journal:
         for name, (total, count) in sums.items():
             pair = self.window.setdefault(name, [0.0, 0])
             pair[0], pair[1] = pair[0] + total, pair[1] + count
-        self.tokens, self.samples = self.tokens + tokens, self.samples + samples
+        self.tokens, self.samples, self.noted = self.tokens + tokens, self.samples + samples, self.noted + 1
         self.progress.update(self.task, completed=done)
         if step % self.every and done != self.steps:
             return
@@ -77,7 +77,7 @@ class Journal:
                  f"{line['samples_per_second']:.1f} samples/s")  # fmt: skip
         self.progress.update(self.task, words=words)
         if self.progress.disable:
-            left = (self.steps - done) * seconds / max(1, min(self.every, done))
+            left = (self.steps - done) * seconds / self.noted
             self.say(f"{self.stage} {done}/{self.steps}  {words}  {_clock(left)} left")
         self._restart()
 
@@ -109,7 +109,7 @@ class Journal:
         self.close()
 
     def _restart(self) -> None:
-        self.start, self.tokens, self.samples = time.monotonic(), 0, 0
+        self.start, self.tokens, self.samples, self.noted = time.monotonic(), 0, 0, 0
 
     def _line(self, line: Mapping[str, Any], group: str) -> None:
         if not self.file or not self.board:

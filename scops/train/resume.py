@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,24 @@ FREE = (
 
 
 def settle_folder(run: Run, folder: Path, found: Path | None) -> None:
-    """Refuse to go on from a checkpoint that another run made."""
+    """Refuse to go on from a checkpoint that another run made.
+
+    The length of a stage may change: its schedule then follows the new length from the step it stands at.
+    """
     if not found:
         return
-    old, new = (r.model_dump(exclude=set(FREE)) for r in (Run.load(found / "run.yaml"), run))
+    old, new = (_fixed(r) for r in (Run.load(found / "run.yaml"), run))
     changed = "; ".join(f"{key} was {old[key]!r} and is {new[key]!r}" for key in new if old[key] != new[key])
     if changed:
         raise ValueError(
             f"{found} is of another run: {changed}. Go on with the old values, or choose another output_dir"
         )
+
+
+def _fixed(run: Run) -> dict[str, Any]:
+    """The words of a run that a resume must find as they were."""
+    stages = [stage.model_dump(exclude={"max_steps"}) for stage in run.staged()]
+    return run.model_dump(exclude=set(FREE)) | {"stages": stages}
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -79,6 +79,7 @@ class Run(_Words):
         system: a system and size, such as "owl-tiny" or "mplug-owl/7b".
         init: a folder whose weights are taken first; by default the system's own sources.
         system_overrides: changes to the system's sizes.
+        pretrained: false makes every part fresh, also those that the system's sources would fill.
         tokenizer: a folder with one, instead of the system's own.
         recipe: which of the system's lists of stages; by default its size's own, or its first.
         data: the data sets by name, for the stages that name them; eval_data: held out, for the loss every `eval_steps`.
@@ -93,6 +94,7 @@ class Run(_Words):
     system: str
     init: str | None = None
     system_overrides: dict[str, Any] = Field(default_factory=dict)
+    pretrained: bool = True
     tokenizer: str | None = None
     recipe: str | None = None
     stages: Annotated[list[StageRun | str], Field(min_length=1)]

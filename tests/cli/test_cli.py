@@ -19,6 +19,7 @@ VERBS = {
     "chat": {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed",
              "--stop", "--dtype", "--device", "--json"},
     "train": set(),
+    "demo": {"--folder", "--each"},
     "eval": {"--limit", "--batch", "--max-tokens", "--out", "--dtype", "--device", "--json"},
     "data check": {"--model", "--limit", "--json"},
     "data show": {"--model", "--limit"},

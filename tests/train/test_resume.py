@@ -112,6 +112,21 @@ def test_lines_between_the_last_checkpoint_and_the_kill_are_written_once(tmp_pat
     )
 
 
+def test_a_stage_may_be_made_longer_or_shorter_at_a_resume(tmp_path, monkeypatch):
+    broken_after(22, monkeypatch)
+    with pytest.raises(Stop):
+        go(tmp_path)
+    monkeypatch.undo()
+    shorter = ["align", {"name": "tune", "max_steps": 9}]
+    assert go(tmp_path, stages=shorter).steps == 14 + 9
+    rates = {step: rate for step, (_, _, rate) in losses(tmp_path).items()}
+    as_planned = go(tmp_path / "straight", stages=shorter).folder
+    assert rates[23] == losses(as_planned)[23][2]  # the schedule came to its end with the stage
+    assert rates[20] > losses(as_planned)[20][2]
+    with pytest.raises(ValueError, match="stages was"):
+        go(tmp_path, stages=["align", {"name": "tune", "batch": 5}])
+
+
 def test_workers_and_caches_may_change_at_a_resume(whole, tmp_path, monkeypatch):
     broken_after(12, monkeypatch)
     with pytest.raises(Stop):

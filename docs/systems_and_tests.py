@@ -1,0 +1,115 @@
+"""Every system of the mission, and the tests that stand for what we say of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+COLUMNS = {
+    "built": "its full published size is laid out and its parameters are counted",
+    "reads the published layout": "the authors' (or transformers') names go in and come back bit by bit",
+    "equal to the reference": "every output compared with the reference differs by at most 5e-5 in float32",
+    "cached == recomputed": "answering step by step equals reading everything again",
+    "trains by its stages": "two real steps of every stage of every recipe move what it names and nothing else",
+    "answers": "a saved folder (tiny, random weights) is loaded and chats",
+}
+BUILT, READS, EQUAL, CACHED, TRAINS, ANSWERS = COLUMNS
+
+
+@dataclass(frozen=True)
+class Row:
+    """Args:
+    name: as in scops.systems.SYSTEMS where it stands there.
+    tests: column -> module.test below tests; [case] for one case, otherwise all its cases.
+    without: columns that cannot be ticked.
+    """
+
+    name: str
+    title: str
+    group: str
+    tests: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
+def planned(group: str, **titles: str) -> tuple[Row, ...]:
+    return tuple(Row(name.replace("_", "-"), title, group) for name, title in titles.items())
+
+
+def encoders(**titles: str) -> tuple[Row, ...]:
+    group = "Encoders"
+    return tuple(Row(name.replace("_", "-"), title, group, without=PART) for name, title in titles.items())
+
+
+PART = (CACHED, TRAINS, ANSWERS)  # what an encoder alone cannot do
+ROWS = (
+    Row(
+        "mplug-owl", "mPLUG-Owl", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl.test_full_size_has_the_published_count_and_names",
+            READS: "systems.test_mplug_owl.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug_owl.test_every_probe_equals_the_reference",
+            CACHED: "models.test_sessions.test_cached_session_equals_recompute_for_unequal_prompts_with_pictures_anywhere",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[mplug]",
+        },
+    ),
+    *planned(
+        "mPLUG family",
+        mplug_owl_video="mPLUG-Owl, video", mplug_owl_bloomz="mPLUG-Owl, BLOOMZ", mplug_owl2="mPLUG-Owl2",
+        mplug_owl2_1="mPLUG-Owl2.1", mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
+        docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
+    ),
+    Row(
+        "owl-small", "owl-tiny, owl-nano", "Our own default",
+        {
+            BUILT: "systems.test_owl_small.test_the_layout_promises_what_the_connector_delivers",
+            CACHED: "systems.test_owl_small.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_stages.test_stages_of_owl_small_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl]",
+        },
+        without=(READS, EQUAL),
+    ),
+    Row(
+        "llama", "LLaMA, Vicuna, Mistral, SmolLM2, Qwen2, Qwen3", "Language models",
+        {
+            BUILT: "language.test_llama.test_the_named_sizes_have_the_published_counts",
+            READS: "language.test_llama.test_keys_round_trip_bitwise",
+            EQUAL: "language.test_llama.test_logits_equal_transformers",
+            CACHED: "models.test_sessions.test_sliding_window_in_a_cache_equals_recompute",
+            TRAINS: "systems.test_stages.test_stages_of_llama_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[text]",
+        },
+    ),
+    *planned(
+        "Multimodal language models",
+        flamingo="Flamingo", blip="BLIP", blip2="BLIP-2", instructblip="InstructBLIP", minigpt4="MiniGPT-4",
+        llava="LLaVA family", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
+        xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
+        llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",
+        x_llm="X-LLM", next_gpt="NExT-GPT",
+    ),
+    *planned(
+        "Vision-language pre-training",
+        vilbert="ViLBERT", lxmert="LXMERT", vl_bert="VL-BERT", oscar="OSCAR", pixel_bert="Pixel-BERT", soho="SOHO",
+        vilt="ViLT", simvlm="SimVLM", albef="ALBEF", vl_beit="VL-BEiT", vlmo="VLMo", beit3="BEiT-3",
+    ),
+    Row(
+        "clip", "CLIP (picture tower)", "Encoders",
+        {
+            BUILT: "encoders.test_vit.test_openai_l14_has_the_published_count",
+            READS: "checkpoints.test_hub_maps.test_clip_fills_our_vit_and_comes_back_bitwise",
+            EQUAL: "encoders.test_vit.test_every_token_equals_transformers",
+        },
+        without=PART,
+    ),
+    Row(
+        "efficientnet-lite", "EfficientNet-Lite", "Encoders",
+        {
+            BUILT: "encoders.test_efficientnet.test_published_sizes_have_their_parameters",
+            READS: "encoders.test_efficientnet.test_keys_round_trip_bitwise",
+        },
+        without=PART,
+    ),
+    *encoders(
+        eva_clip="EVA-CLIP", siglip="SigLIP", nfnet="NFNet", vit="ViT", mae="MAE", beit="BEiT", whisper="Whisper",
+        clap="CLAP", hubert="HuBERT",
+    ),
+)  # fmt: skip

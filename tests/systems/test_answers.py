@@ -1,0 +1,27 @@
+"""Every system, saved and loaded again at a tiny size with random weights, answers through the front door."""
+
+from pathlib import Path
+
+import pytest
+
+import scops
+from scops.systems import SYSTEMS
+from tests import tiny
+
+ASKED = "what is this?"
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_a_loaded_folder_answers(name: str, tmp_path: Path) -> None:
+    made = tiny.MODELS[name]()
+    made.save(tmp_path / name)
+    loaded = scops.load(tmp_path / name)
+    shown = [tiny.picture()] if name != "text" else []
+    before, after = (model.chat(ASKED, shown, max_tokens=12) for model in (made, loaded))
+    assert isinstance(after, str)
+    assert after
+    assert after == before
+
+
+def test_every_system_in_the_table_stands_here() -> None:
+    assert {model().system for model in tiny.MODELS.values()} == set(SYSTEMS)
