@@ -78,19 +78,41 @@ def with_table(text: str, data: Mapping[str, Mapping[str, Any]]) -> str:
     if BEGIN not in text or END not in text:
         text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n".lstrip()
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(data)}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n\n{short_table(data)}\n{END}{rest.partition(END)[2]}"
 
 
 def table(data: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [line(("system", "status", *COLUMNS)), line(["---", "---", *[":-:"] * len(COLUMNS)])]
-    group = ""
+    """A line per system."""
+    return _table({group: [full(row) for row in rows] for group, rows in groups(data).items()})
+
+
+def short_table(data: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same with what is planned together on one line per group."""
+    made: dict[str, list[str]] = {}
+    for group, rows in groups(data).items():
+        later = [row["title"] for row in rows if row["status"] == "planned"]
+        made[group] = [full(row) for row in rows if row["status"] != "planned"]
+        if later:
+            made[group].append(line([", ".join(later), "planned", *[""] * len(COLUMNS)]))
+    return _table(made)
+
+
+def groups(data: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    made: dict[str, list[Mapping[str, Any]]] = {}
     for row in data.values():
-        if row["group"] != group:
-            group = row["group"]
-            lines.append(line([f"**{group}**", "", *[""] * len(COLUMNS)]))
-        shown = [{True: YES, False: "", None: NONE}[row[column]] for column in COLUMNS]
-        cells = shown if row["status"] != "planned" else [""] * len(COLUMNS)
-        lines.append(line([row["title"], row["status"], *cells]))
+        made.setdefault(row["group"], []).append(row)
+    return made
+
+
+def full(row: Mapping[str, Any]) -> str:
+    shown = [{True: YES, False: "", None: NONE}[row[column]] for column in COLUMNS]
+    return line([row["title"], row["status"], *(shown if row["status"] != "planned" else [""] * len(COLUMNS))])
+
+
+def _table(made: Mapping[str, Iterable[str]]) -> str:
+    lines = [line(("system", "status", *COLUMNS)), line(["---", "---", *[":-:"] * len(COLUMNS)])]
+    for group, rows in made.items():
+        lines += [line([f"**{group}**", *[""] * (len(COLUMNS) + 1)]), *rows]
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 COLUMNS = {
-    "built": "its full published size is laid out and its parameters are counted",
+    "built": "its full size is laid out, with the published number of parameters where one is published",
     "reads the published layout": "the authors' (or transformers') names go in and come back bit by bit",
     "equal to the reference": "every output compared with the reference differs by at most 5e-5 in float32",
     "cached == recomputed": "answering step by step equals reading everything again",
@@ -53,7 +53,7 @@ ROWS = (
     ),
     *planned(
         "mPLUG family",
-        mplug_owl_video="mPLUG-Owl, video", mplug_owl_bloomz="mPLUG-Owl, BLOOMZ", mplug_owl2="mPLUG-Owl2",
+        mplug_owl_video="mPLUG-Owl (video)", mplug_owl_bloomz="mPLUG-Owl (BLOOMZ)", mplug_owl2="mPLUG-Owl2",
         mplug_owl2_1="mPLUG-Owl2.1", mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
         docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
     ),

@@ -34,7 +34,7 @@ make_status = loaded("make_status")
 
 
 def test_readme_and_page_show_the_table_of_status_json() -> None:
-    table = make_status.table(SAID)
+    table = make_status.short_table(SAID)
     readme = (ROOT / "README.md").read_text("utf-8")
     assert readme.partition(make_status.BEGIN)[2].partition(make_status.END)[0].strip() == table.strip()
     assert (ROOT / "docs" / "status.md").read_text("utf-8") == make_status.page(SAID)

@@ -76,7 +76,7 @@ class Run(_Words):
     """The whole of it. Names that the Hugging Face trainer has mean here what they mean there.
 
     Args:
-        system: a system and size, such as "owl-tiny" or "mplug-owl/7b".
+        system: a system and size, such as "owl-tiny" or "mplug-owl-llama-7b".
         init: a folder whose weights are taken first; by default the system's own sources.
         system_overrides: changes to the system's sizes.
         pretrained: false makes every part fresh, also those that the system's sources would fill.
