@@ -80,8 +80,8 @@ ROWS = (
     ),
     *planned(
         "Multimodal language models",
-        flamingo="Flamingo", blip="BLIP", blip2="BLIP-2", instructblip="InstructBLIP", minigpt4="MiniGPT-4",
-        llava="LLaVA family", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
+        flamingo="Flamingo / OpenFlamingo", blip="BLIP", blip2="BLIP-2", instructblip="InstructBLIP", minigpt4="MiniGPT-4",
+        llava="LLaVA 1.0 / 1.5 / NeXT", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
         xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
         llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",
         x_llm="X-LLM", next_gpt="NExT-GPT",

@@ -18,7 +18,8 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GUIDES = sorted(DOCS.glob("*.md"))
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FRONT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+PAGES = [*FRONT, *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -63,8 +64,8 @@ def test_the_python_of_a_guide_runs(
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=label)
-def test_the_other_python_of_a_guide_is_python(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_the_other_python_of_a_page_is_python(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, page.name, "exec", dont_inherit=True)
 
