@@ -110,9 +110,11 @@ def train(
 
 @app.command()
 def demo(
-    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures of yours that owl-tiny is to look at.")] = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures of yours that owl-tiny is to look at.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("runs/demo"),
-    each: Annotated[int, typer.Option(min=1, help="Held-out questions per group and task.")] = 48,
+    each: Annotated[int, typer.Option(min=1, help="Held-out questions per group and task.")] = 24,
 ) -> None:
     """Tell the whole story: a shipped system answers, a small one is trained live, both are examined, a report is written."""
     from scops.demo.story import tell

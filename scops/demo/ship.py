@@ -36,7 +36,9 @@ def ship(run: Path, data: Path, *, each: int = 100, console: Console | None = No
     answers = [exam.answers_of(shipped, data, paper) for paper in papers]
     story = Story(run, papers, {"owl-tiny": [exam.share(p, a) for p, a in zip(papers, answers, strict=True)]})
     console.print(shares_table(story))
-    held = [{"group": r[0], "task": r[1], "questions": int(r[2]), "right_percent": float(r[3])} for r in table_rows(story)]
+    held = [
+        {"group": r[0], "task": r[1], "questions": int(r[2]), "right_percent": float(r[3])} for r in table_rows(story)
+    ]
     write_bridge(home, model.module, size="owl-tiny", parts=("image.connector",), about=about | {"held_out": held})
     size = sum(file.stat().st_size for file in home.iterdir())
     if size > LIMIT:

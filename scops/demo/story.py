@@ -20,10 +20,10 @@ from scops.demo.vocabulary import learn_vocabulary
 from scops.model import Model, load
 from scops.train.run import Run
 
-PLAN = Plan(side=224, variants=2, scenes=900, which=900, words=500, texts=700, held=160)
+PLAN = Plan(side=224, variants=1, scenes=700, which=700, words=300, texts=600, held=160)
 
 
-def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 48, console: Console | None = None) -> Story:
+def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console: Console | None = None) -> Story:
     """Run the demo and leave everything below `folder`; what stands there from an earlier run is used again.
 
     Args:
@@ -113,7 +113,7 @@ def _examine(story: Story, name: str, model: Model, data: Path, console: Console
 def _baselines(story: Story, model: Model, data: Path, console: Console) -> None:
     story.shares["text-only prior"] = exam.prior_shares(data, story.papers)
     asked = [q for paper in story.papers for q in paper.questions]
-    train = exam.training_questions(data)
+    train = [q for q in exam.training_questions(data) if q.task in ("name", "kind", "count")]
     pictures = list(dict.fromkeys(q.pictures[0] for q in [*asked, *train] if len(q.pictures) == 1))
     with _bar("nearest neighbours", len(pictures), console) as tick:
         pooled = exam.pooled_features(model, data, pictures, tick=tick)
