@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 
@@ -139,17 +140,27 @@ class TorchReader(StateReader):
             content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if wanted and self._ends_in(wanted[1]):
+                raise self._cut(error) from error
             raise ValueError(
                 f"{self.path} is a pickle that needs {wanted[1] if wanted else 'more than tensors'}; "
                 "only tensors are read, because a pickle can run any code: convert it to safetensors where you trust it"
             ) from error
-        except (RuntimeError, EOFError, OSError) as error:
-            size = self.path.stat().st_size
-            raise ValueError(
-                f"{self.path} ({size} bytes) is not a whole torch file, probably cut short: {error}"
-            ) from error
+        except (RuntimeError, EOFError, OSError, IndexError, struct.error) as error:
+            raise self._cut(error) from error
         self.kind, state = self._unwrap(content)
         super().__init__(state, self.path)
+
+    def _cut(self, error: Exception) -> ValueError:
+        size = self.path.stat().st_size
+        return ValueError(f"{self.path} ({size} bytes) is not a whole torch file, probably cut short: {error}")
+
+    def _ends_in(self, name: str) -> bool:
+        """The file stops inside this name, so it is no name but a piece of one; unpickling drops the last letter."""
+        piece = name[:-1] if name.endswith(".") else "\n".join(name.rsplit(".", 1))
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - len(piece) - 1))
+            return piece.encode() in file.read()
 
     def _unwrap(self, content: object) -> tuple[str, dict[str, Tensor]]:
         kind, beside = "torch file", []

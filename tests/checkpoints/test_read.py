@@ -121,6 +121,15 @@ def test_a_file_cut_short_is_named(write, tmp_path):
             open_weights(path)
 
 
+def test_a_legacy_file_cut_anywhere_is_named(tmp_path):
+    path = write_legacy(tmp_path)
+    whole = path.read_bytes()
+    for size in range(1, len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=rf"\({size} bytes\) is not a whole"):
+            open_weights(path)
+
+
 class Evil:
     def __reduce__(self):
         return print, ("run",)
