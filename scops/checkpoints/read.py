@@ -159,7 +159,7 @@ class TorchReader(StateReader):
         """The file stops inside this name, so it is no name but a piece of one; unpickling drops the last letter."""
         piece = name[:-1] if name.endswith(".") else "\n".join(name.rsplit(".", 1))
         with self.path.open("rb") as file:
-            file.seek(max(0, self.path.stat().st_size - len(piece) - 1))
+            file.seek(max(0, self.path.stat().st_size - len(piece) - 2))
             return piece.encode() in file.read()
 
     def _unwrap(self, content: object) -> tuple[str, dict[str, Tensor]]:
