@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scops.checkpoints.packages import Unreachable, cache_folder
+from scops.checkpoints.write import save_text
 from scops.demo.album import Album, dice_of
 from scops.demo.concepts import Concept, Gallery
 from scops.demo.emoji import emoji
@@ -99,7 +99,7 @@ def prepare(folder: Path | None = None, *, plan: Plan = Plan(), gallery: Gallery
             counts[name] = write_rows(making / name, rows())
         progress.update(bar, total=progress.tasks[bar].completed, description="demo pictures")
     manifest = recipe | {"digest": digest, "files": counts}
-    write_text(making / MANIFEST, json.dumps(manifest, indent=2))
+    save_text(making / MANIFEST, json.dumps(manifest, indent=2))
     making.rename(folder)
     return folder
 
@@ -175,17 +175,8 @@ def write_rows(path: Path, rows: Iterator[Row]) -> Counter[str]:
     for row in rows:
         counts.update(["rows", *row.task.split("+")])
         lines.append(json.dumps(row.as_json(), ensure_ascii=False))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    save_text(path, "".join(f"{line}\n" for line in lines))
     return counts
-
-
-def write_text(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":  # python -m scops.demo.dataset FOLDER --side 224 --variants 6

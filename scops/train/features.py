@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scops.checkpoints.write import replacing
 from scops.core.batch import Batch, Example
 from scops.core.system import Decoder
-from scops.train.checkpoint import flush_to_disk
 
 SHARD = 256
 """Pictures per file."""
@@ -74,10 +74,8 @@ class Features:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self.folder.glob("features-*.safetensors")))
         path = self.folder / f"features-{number:05d}-{os.getpid()}.safetensors"  # other processes write here too
-        beside = path.with_suffix(".tmp")
-        save_file({key: f.contiguous() for key, f in self.pending.items()}, beside)
-        flush_to_disk(beside)
-        beside.rename(path)
+        with replacing(path) as beside:
+            save_file({key: f.contiguous() for key, f in self.pending.items()}, beside)
         self.pending = {}
         self._open(path)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from scops.checkpoints.write import save_text
 from scops.train.stage import RoleRow
 
 METRICS = "metrics.jsonl"
@@ -36,7 +37,7 @@ class Journal:
 
             kept = [line for line in read_metrics(folder) if line["step"] <= step]
             self.losses = {line["stage"]: line["loss"] for line in kept if "loss" in line}
-            (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            save_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             self.file = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115 closed in close()
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._restart()
