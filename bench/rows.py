@@ -16,20 +16,20 @@ class Kind:
 
     Args:
         share: of the rows, as the recipe of owl-tiny weighs them.
-        tokens, learnt, pictures: per row, pictures' tokens included.
+        words, learnt, pictures: per row; words are tokens of text.
     """
 
     share: float
-    tokens: tuple[int, int]
+    words: tuple[int, int]
     learnt: tuple[int, int]
     pictures: tuple[int, int] = (1, 1)
 
 
 KINDS = {
-    "names": Kind(0.50, (30, 66), (6, 20)),
-    "scenes": Kind(0.20, (79, 104), (20, 33)),
-    "which": Kind(0.12, (41, 69), (5, 5), (2, 4)),
-    "words": Kind(0.10, (30, 36), (6, 9)),
+    "names": Kind(0.50, (21, 57), (6, 20)),
+    "scenes": Kind(0.20, (70, 95), (20, 33)),
+    "which": Kind(0.12, (23, 33), (5, 5), (2, 4)),
+    "words": Kind(0.10, (21, 27), (6, 9)),
     "text": Kind(0.08, (22, 38), (6, 16), (0, 0)),
 }
 
@@ -41,7 +41,7 @@ def rows_of(spec: owl_small.Spec, count: int, *, seed: int = 0) -> list[Example]
     for name in dice.choice([*KINDS], count, p=[kind.share for kind in KINDS.values()]):
         kind, draw = KINDS[name], lambda span: int(dice.integers(span[0], span[1], endpoint=True))
         pictures, learnt = draw(kind.pictures), draw(kind.learnt)
-        length = max(draw(kind.tokens), 4 + pictures * (each + 1) + learnt)
+        length = max(draw(kind.words), 4 + pictures + learnt) + pictures * each
         ids_T, learn_T = dice.integers(1, spec.language.vocab, length), np.zeros(length, np.bool_)
         learn_T[length - learnt :] = True
         spans = tuple(Span("image", 4 + at * (each + 1), each) for at in range(pictures))

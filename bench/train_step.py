@@ -28,8 +28,8 @@ ROWS, CAPACITY = 12, 256
 """As many as the time allows; padded, 58 % of these are real tokens, as 54 to 62 % are of the demo's rows in its batch of 32."""
 IGNORED = -100
 CLIP = 1.0
-NOTHING = 1e-5
-"""Of the largest gradient; real ones are over 1e-4 of it. A key's bias has none in theory, and 1e-10 of it by rounding."""
+NOTHING = 3e-5
+"""Of the largest gradient; real ones are over 1e-4 of it. A key's bias has none in theory, and 1e-9 of it by rounding."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_training_rows_have_the_measured_lengths() -> None:
         kind = KINDS[row.dataset]
         assert kind.learnt[0] <= row.learn_T.sum() <= kind.learnt[1]
         assert kind.pictures[0] <= len(row.spans) <= kind.pictures[1]
-        assert kind.tokens[0] <= len(row) <= kind.tokens[1]
+        assert kind.words[0] <= len(row) - sum(span.length for span in row.spans) <= kind.words[1]
 
 
 def test_pictures_and_rows_equal_the_processors_of_transformers() -> None:

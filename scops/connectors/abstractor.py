@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scops.nn.feed_forward import SwiGlu
+from scops.nn.initialise import IntoWords
 from scops.ops.attention import attend
 
 
@@ -65,7 +66,7 @@ class VisualAbstractor(nn.Module):
         self.queries = nn.Parameter(torch.zeros(1, spec.queries, spec.dim))
         self.join = join or nn.Identity()
         self.layers = nn.ModuleList(AbstractorLayer(spec) for _ in range(spec.layers))
-        self.project = nn.Linear(spec.dim, out)
+        self.project = IntoWords(spec.dim, out)
         self.end = nn.Parameter(torch.zeros(1, 1, out))
 
     def forward(self, features_MPD: Tensor, real_MP: Tensor | None = None) -> Tensor:

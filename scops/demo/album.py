@@ -18,6 +18,11 @@ def dice_of(*what: object) -> random.Random:
     return random.Random("/".join(map(str, what)))
 
 
+def relative_path(name: str) -> str:
+    """Of a picture, from the data set's folder."""
+    return f"{FOLDER}/{name}.png"
+
+
 class Album:
     """Pictures by name below one folder, all PNG of one side."""
 
@@ -28,7 +33,7 @@ class Album:
 
     def add(self, name: str, make: Callable[[random.Random], Image.Image]) -> str:
         """The picture's path relative to the data set's folder; made only where it does not stand already."""
-        relative = f"{FOLDER}/{name}.png"
+        relative = relative_path(name)
         path = self.folder / relative
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,26 +5,28 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scops.checkpoints.packages import Unreachable, cache_folder
 from scops.checkpoints.write import save_text
-from scops.demo.album import Album, dice_of
+from scops.demo.album import Album, dice_of, relative_path
 from scops.demo.concepts import Concept, Gallery
 from scops.demo.emoji import emoji
 from scops.demo.facts import fact_rows
+from scops.demo.labels import label_rows
 from scops.demo.row import Row
-from scops.demo.scenes import scene_rows
+from scops.demo.scenes import scene_rows, scenes
 from scops.demo.shapes import shapes
-from scops.demo.singles import held_names, label_rows, training_names, which_rows
+from scops.demo.singles import held_names, training_names, which_rows
 from scops.demo.words import word_rows
 
-FORMAT = 2
+FORMAT = 3
 """Counted up whenever the same plan would make other rows or pictures."""
 MANIFEST = "manifest.yaml"
 """JSON, which is YAML too; not called .json, because every .json of a folder counts as data."""
@@ -128,12 +130,18 @@ def files(gallery: Gallery, album: Album, plan: Plan) -> dict[str, Rows]:
     def which(source: str, count: int, split: str) -> Iterator[Row]:
         return which_rows(shown_in(album.folder / source, by_code), count=count, seed=plan.seed, split=split)
 
+    def labels() -> Iterator[Row]:
+        singles = shown_in(album.folder / "train_names.jsonl", by_code)
+        composed = scenes(gallery, count=plan.scenes, seed=plan.seed, split="train")
+        words = [(first_picture(row), row["truth"]["word"]) for row in rows_in(album.folder / "train_words.jsonl")]
+        return label_rows(singles, [(relative_path(name), scene) for name, scene, _ in composed], words)
+
     return {
         "train_names.jsonl": lambda: training_names(gallery, album, variants=plan.variants, chinese=plan.chinese),
-        "train_labels.jsonl": lambda: label_rows(shown_in(album.folder / "train_names.jsonl", by_code), split="train"),
         "train_scenes.jsonl": lambda: scene_rows(gallery, album, count=plan.scenes, split="train"),
         "train_which.jsonl": lambda: which("train_names.jsonl", plan.which, "train"),
         "train_words.jsonl": lambda: word_rows(album, count=plan.words, split="train"),
+        "train_labels.jsonl": labels,
         "train_text.jsonl": lambda: fact_rows(gallery, count=plan.texts, seed=plan.seed),
         "heldout_picture.jsonl": lambda: held_names(gallery, album, familiar, split="heldout_picture"),
         "heldout_style.jsonl": lambda: held_names(gallery, album, restyled, split="heldout_style"),
@@ -146,12 +154,18 @@ def files(gallery: Gallery, album: Album, plan: Plan) -> dict[str, Rows]:
 
 def shown_in(path: Path, by_code: dict[str, Concept]) -> list[tuple[str, Concept]]:
     """The pictures of single things that a written file shows, each once."""
-    shown = {}
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            shown[row["messages"][0]["content"][0]["image"]] = by_code[row["about"][0]]
+    shown = {first_picture(row): by_code[row["about"][0]] for row in rows_in(path)}
     return list(shown.items())
+
+
+def rows_in(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file that is already written."""
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def first_picture(row: Mapping[str, Any]) -> str:
+    return row["messages"][0]["content"][0]["image"]
 
 
 def expected_pictures(gallery: Gallery, plan: Plan) -> int:

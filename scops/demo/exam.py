@@ -1,15 +1,14 @@
 """The demo's examination: held-out questions in groups, asked of a system or of a baseline, scored alike."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from scops.data.image import decode, prepare
+from scops.demo.dataset import rows_in
 from scops.demo.score import folded, right
 from scops.lab.baselines import Question, nearest_neighbour, pool, questions, text_prior
 from scops.model import Model
@@ -54,14 +53,9 @@ def papers(folder: Path, *, each: int) -> list[Paper]:
     """At most `each` questions per group and task, the first of their file (files are shuffled when made)."""
     found = []
     for group in GROUPS:
-        asked = questions(rows_of(folder / group.file))
+        asked = questions(rows_in(folder / group.file))
         found += [Paper(group, task, [q for q in asked if q.task == task][:each]) for task in group.tasks]
     return [paper for paper in found if paper.questions]
-
-
-def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 def answers_of(model: Model, folder: Path, paper: Paper, *, tick: Callable[[int], None] = lambda n: None) -> list[str]:
@@ -100,7 +94,7 @@ def _truth_share(paper: Paper, truths: Sequence[str]) -> float:
 
 def training_questions(folder: Path) -> list[Question]:
     files = sorted(path for path in folder.glob("train_*.jsonl") if path.name != "train_labels.jsonl")
-    return [question for path in files for question in questions(rows_of(path))]
+    return [question for path in files for question in questions(rows_in(path))]
 
 
 @torch.no_grad()

@@ -35,16 +35,20 @@ class Scene:
 def scene_rows(gallery: Gallery, album: Album, *, count: int, split: str) -> Iterator[Row]:
     """`count` scenes of trained concepts; in training several questions in one row, held out one question per row."""
     known = gallery.trained
-    for number in range(count):
-        name = f"{split}/scene-{number}"
-        dice = dice_of(album.seed, "scene", split, number)
-        composed = compose(gallery, known, dice, split=split)
+    for name, composed, dice in scenes(gallery, count=count, seed=album.seed, split=split):
         path = album.add(name, lambda dice, composed=composed: drawn(gallery, composed, album, dice))
         tasks = dice.sample(TASKS, len(TASKS))
         order = dice.sample(range(len(composed.cells)), len(composed.cells))
         for some in [tasks[:TRAINING_TURNS]] if split == "train" else [[task] for task in tasks]:
             asked = {task: ask(task, composed, order, known, dice) for task in some}
             yield scene_row(f"{'+'.join(some)}/{name}", split, asked, composed, path)
+
+
+def scenes(gallery: Gallery, *, count: int, seed: int, split: str) -> Iterator[tuple[str, Scene, random.Random]]:
+    """What each scene of a split shows, by its name in the album, with the dice that go on to ask about it."""
+    for number in range(count):
+        dice = dice_of(seed, "scene", split, number)
+        yield f"{split}/scene-{number}", compose(gallery, gallery.trained, dice, split=split), dice
 
 
 def compose(gallery: Gallery, known: Sequence[Concept], dice: random.Random, *, split: str) -> Scene:

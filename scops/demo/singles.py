@@ -96,11 +96,3 @@ def different(shown: Sequence[Shown], several: int, dice: random.Random) -> list
         path, concept = dice.choice(shown)
         chosen.setdefault(concept.code, (path, concept))
     return list(chosen.values())
-
-
-def label_rows(shown: Sequence[Shown], *, split: str) -> Iterator[Row]:
-    """Each picture with a bare label, name and kind in turn: pairs for a contrastive alignment, where sentences only blur."""
-    for number, (path, concept) in enumerate(shown):
-        label = (concept.name, wording.KINDS[concept.kind])[number % 2]
-        turns = ((wording.LABEL_REQUEST, label),)
-        yield Row(f"label/{path}", split, "label", {"label": label}, turns, (path,), (concept.code,))

@@ -20,7 +20,7 @@ from scops.demo.vocabulary import learn_vocabulary
 from scops.model import Model, load
 from scops.train.run import Run
 
-PLAN = Plan(side=224, variants=1, scenes=700, which=700, words=300, texts=600, held=160)
+PLAN = Plan(side=224, variants=2, scenes=1000, which=700, words=400, texts=600, held=160)
 
 
 def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console: Console | None = None) -> Story:
@@ -84,17 +84,21 @@ def _shipped(story: Story, data: Path, pictures: Sequence[Path], console: Consol
 
 
 def _trained(story: Story, data: Path, console: Console) -> Model:
-    vocabulary = learn_vocabulary(data, story.folder / "tokenizer", size=2048)
+    vocabulary = learn_vocabulary(data, story.folder / "tokenizer", size=4096)
     changes = [f"output_dir={story.folder / 'owl-nano'}", f"tokenizer={vocabulary}"]
     changes += [
-        f"data.{name}.path={data / f'train_{name}.jsonl'}" for name in ("names", "scenes", "which", "words", "text")
+        f"data.{name}.path={data / f'train_{name}.jsonl'}"
+        for name in ("labels", "names", "scenes", "which", "words", "text")
     ]
     try:
         fetch("efficientnet-lite0")
     except Unreachable as error:
         story.notes.append(f"the encoder is trained from scratch and will see little: {error}")
         console.print(f"[yellow]{story.notes[-1]}")
-        changes += ["pretrained=false", *(f"stages.{stage}.train=[image,language]" for stage in ("align", "instruct"))]
+        changes += [
+            "pretrained=false",
+            *(f"stages.{stage}.train=[image,language]" for stage in ("words", "align", "instruct")),
+        ]
     run = Run.load(Path(str(files("scops") / "recipes" / "owl-nano.yaml")), changes)
     final = story.folder / "owl-nano" / "final"
     if final.is_dir() and (final / "run.yaml").read_text() != run.words():

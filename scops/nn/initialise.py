@@ -1,18 +1,32 @@
-"""How fresh parameters start: small normal weights, as BERT and most of the field since (arXiv 1810.04805, its code)."""
+"""How fresh parameters start: weights that keep the size of what passes through them (LeCun et al., Efficient BackProp, 4.6)."""
 
 from torch import nn
 
+EMBEDDING = 0.05
+"""Standard deviation of what stands in the sequence at first: word embeddings, and media tokens among them."""
+BARE = 0.02
 
-def initialise(module: nn.Module, *, std: float = 0.02) -> None:
-    """Linear, convolution and embedding weights N(0, std), biases 0, norms 1 and 0, bare parameters truncated N(0, std)."""
+
+class IntoWords(nn.Linear):
+    """A projection whose results stand among word embeddings; they start as small as those."""
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear and convolution weights N(0, 1 / inputs), biases 0, norms 1 and 0, embeddings and bare parameters small.
+
+    A fixed 0.02, as published for widths of about a thousand, leaves narrow systems all but deaf to their input at first.
+    """
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d | nn.Embedding):
-            nn.init.normal_(part.weight, std=std)
-            bias = getattr(part, "bias", None)
-            if bias is not None:
-                nn.init.zeros_(bias)
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.normal_(
+                part.weight, std=part.weight[0].numel() ** -0.5 * (EMBEDDING if isinstance(part, IntoWords) else 1)
+            )
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=EMBEDDING)
         elif isinstance(part, nn.LayerNorm | nn.RMSNorm | nn.BatchNorm2d):
             part.reset_parameters()
         else:
             for parameter in part.parameters(recurse=False):
-                nn.init.trunc_normal_(parameter, std=std)
+                nn.init.trunc_normal_(parameter, std=BARE)

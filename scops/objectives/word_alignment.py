@@ -5,8 +5,6 @@ table, so that no pass through the language model is needed. Equal answers are p
 """
 
 # B rows, T tokens, D width, M media items, Q tokens per item, N pairs, R supervised positions
-from collections import Counter
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,13 +13,14 @@ from scops.core.batch import Batch
 from scops.core.loss import Loss
 from scops.core.system import Decoder
 from scops.objectives.next_token import targets_of
+from scops.objectives.pairs import pairs_of
 
 TEMPERATURE = 0.07
 
 
 def word_alignment(system: Decoder, batch: Batch, state: dict[str, Tensor]) -> Loss:
     """Summed over pairs: the rows that have exactly one picture. Other rows do not take part."""
-    kept = _pairs(batch)
+    kept = pairs_of(batch, "word_alignment")
     if not kept:
         return Loss(torch.zeros((), device=batch.ids_BT.device), 0, "pair")
     tokens = system.connect(batch)
@@ -38,16 +37,7 @@ def word_alignment(system: Decoder, batch: Batch, state: dict[str, Tensor]) -> L
 
 
 def single_pictures(batch: Batch) -> int:
-    return len(_pairs(batch))
-
-
-def _pairs(batch: Batch) -> dict[int, tuple[str, int]]:
-    """By row with exactly one picture: its kind and place among the media of that kind."""
-    if batch.packed:
-        raise ValueError("word_alignment needs one conversation per row, but this batch is packed; leave out `packing`")
-    found = {row: (kind, item) for kind, where in batch.where.items() for item, row in enumerate(where.row_M)}
-    pictures = Counter(row for where in batch.where.values() for row in where.row_M)
-    return {row: place for row, place in sorted(found.items()) if pictures[row] == 1}
+    return len(pairs_of(batch, "word_alignment"))
 
 
 def _answers(system: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -47,12 +47,15 @@ def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: tor
 
 
 def _attend_documents(q: Tensor, k: Tensor, v: Tensor, visible: Documents, options: dict[str, Any]) -> Tensor:
-    """Document by document: 4-5 times faster on a CPU than one dense mask over the packed row."""
+    """Document by document: 4-5 times faster on a CPU than one dense mask over the packed row.
+
+    Split, not sliced: the gradients of the pieces are joined once, instead of each being added to a whole row of zeros.
+    """
     rows = []
-    for row, starts in enumerate(visible.starts):
-        pieces = []
-        for start, end in zip(starts, (*starts[1:], q.shape[2]), strict=True):
-            own = slice(row, row + 1), slice(None), slice(start, end)
-            pieces.append(scaled_dot_product_attention(q[own], k[own], v[own], is_causal=True, **options))
-        rows.append(torch.cat(pieces, dim=2))
+    for starts, *row in zip(visible.starts, q.split(1), k.split(1), v.split(1), strict=True):
+        lengths = [end - start for start, end in zip(starts, (*starts[1:], q.shape[2]), strict=True)]
+        pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)
+        rows.append(
+            torch.cat([scaled_dot_product_attention(*piece, is_causal=True, **options) for piece in pieces], dim=2)
+        )
     return torch.cat(rows)

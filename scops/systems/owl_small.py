@@ -42,10 +42,10 @@ class Spec:
 
 
 SIZES = {
-    "owl-tiny": Spec(AbstractorSpec(dim=384, hidden=768, layers=2, heads=6, queries=8), SMOLLM2_135M),
+    "owl-tiny": Spec(AbstractorSpec(dim=384, hidden=768, layers=2, heads=6, queries=16), SMOLLM2_135M),
     "owl-nano": Spec(
-        AbstractorSpec(dim=256, hidden=512, layers=2, heads=4, queries=8),
-        LlamaSpec(dim=256, hidden=768, layers=4, heads=4, kv_heads=4, vocab=2048, eps=1e-5, context=1024, tied=True),
+        AbstractorSpec(dim=256, hidden=512, layers=2, heads=4, queries=12),
+        LlamaSpec(dim=256, hidden=768, layers=2, heads=4, kv_heads=4, vocab=4096, eps=1e-5, context=1024, tied=True),
         side=160,
     ),
 }
@@ -103,18 +103,21 @@ EVERYTHING = ("names", "scenes", "which", "words", "text")
 _OURS = "ours; the stages are those of arXiv 2304.14178 section 3.2"
 STAGES = {
     "owl-tiny": (
-        Stage("words", train=("image.connector",), data=("labels",), objective="word_alignment", steps=2_000, batch=128,
-              lr=1e-3, warmup=100, weight_decay=0.05, source=_OURS + ", before them a contrastive alignment"),
-        Stage("align", train=("image.connector",), data=("names",), steps=400, batch=24, lr=5e-4, warmup=20,
+        Stage("words", train=("image.connector",), data=("labels",), objective="word_reading", steps=1_200, batch=128,
+              lr=2e-3, warmup=50, weight_decay=0.5, source=_OURS + ", before them pictures are read as words"),
+        Stage("align", train=("image.connector",), data=("names",), steps=30, batch=32, lr=2e-4, warmup=20,
               weight_decay=0.05, source=_OURS),
-        Stage("instruct", train=("image.connector",), data=EVERYTHING, lora=ADAPTERS, steps=1_500, batch=24, lr=3e-4,
-              warmup=50, weight_decay=0.05, source=_OURS),
+        Stage("instruct", train=("image.connector",), data=EVERYTHING, lora=ADAPTERS, steps=330, batch=32, lr=5e-4,
+              lr_of={"image.connector.*": 1e-4}, warmup=50, weight_decay=0.05, source=_OURS),
     ),
     "owl-nano": (
-        Stage("align", train=("image.connector", "language"), data=("names",), steps=600, batch=64, lr=2e-3, warmup=50,
-              weight_decay=0.05, source=_OURS + "; the decoder is fresh and learns too"),
-        Stage("instruct", train=("image.connector", "language"), data=EVERYTHING, steps=600, batch=64, lr=1e-3,
-              warmup=50, weight_decay=0.05, source=_OURS),
+        Stage("words", train=("image.connector", "language.embed"), data=("labels",), objective="word_reading",
+              steps=450, batch=128, lr=2e-3, warmup=30, weight_decay=0.5,
+              source=_OURS + ", before them pictures are read as words"),
+        Stage("align", train=("language",), data=("labels",), steps=200, batch=96, lr=3e-3, warmup=30,
+              weight_decay=0.05, source=_OURS + "; the decoder is fresh and learns to read what the connector writes"),
+        Stage("instruct", train=("language",), data=EVERYTHING, steps=240, batch=64, lr=2e-3, warmup=30,
+              weight_decay=0.05, source=_OURS),
     ),
 }  # fmt: skip
 

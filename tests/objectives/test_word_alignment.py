@@ -2,27 +2,15 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from scops.core.batch import Example, Span
+from scops.core.batch import Example
 from scops.data.collate import pack, pad
 from scops.objectives import COUNTS, word_alignment
-from tests.train.toy import QUERIES, Toy
-
-
-def example(answer: list[int], pictures: int = 1, lead: int = 2) -> Example:
-    ids = [0] * (QUERIES * pictures) + [9] * lead + answer
-    learn = np.arange(len(ids)) >= len(ids) - len(answer)
-    media = tuple(
-        np.random.default_rng(sum(answer) + i).normal(size=(3, 4, 4)).astype(np.float32) for i in range(pictures)
-    )
-    spans = tuple(Span("image", QUERIES * i, QUERIES) for i in range(pictures))
-    return Example(
-        np.array(ids), learn, spans, {"image": media} if media else {}, {"image": ("d",) * pictures} if media else {}
-    )
+from tests.objectives.rows import example
+from tests.train.toy import Toy
 
 
 def slow(system: Toy, examples: list[Example]) -> torch.Tensor:

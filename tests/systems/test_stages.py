@@ -23,21 +23,21 @@ LANGUAGE = LlamaSpec(dim=32, hidden=36, layers=2, heads=2, kv_heads=1, vocab=53,
 SMALL = owl_small.Spec(AbstractorSpec(dim=12, hidden=20, layers=2, heads=2, queries=3), LANGUAGE, side=SIDE)
 
 # recipe -> per stage: beginnings of the paths that learn, projections whose adapters learn
-BRIDGE, EYES, ALL = ("image.connector.",), ("image.encoder.", "image.connector."), ("image.connector.", "language.")
+BRIDGE, EYES, DECODER = ("image.connector.",), ("image.encoder.", "image.connector."), ("language.",)
 MPLUG_OWL = {
     "code": ((EYES, ""), ((), "q v")),
     "abstract": ((EYES, ""), (BRIDGE, "q v")),
-    "full": ((EYES, ""), (("language.",), "")),
+    "full": ((EYES, ""), (DECODER, "")),
 }
 OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
-    "owl-nano": ((ALL, ""), (ALL, "")),
+    "owl-nano": ((("image.connector.", "language.embed."), ""), (DECODER, ""), (DECODER, "")),
 }
-LLAMA = {"finetune": ((("language.",), ""),), "lora": (((), "q k v o gate up down"),)}
+LLAMA = {"finetune": ((DECODER, ""),), "lora": (((), "q k v o gate up down"),)}
 
 
 def pictures(side: int) -> Batch:
-    """One picture per row, so that word_alignment has pairs too; answers differ."""
+    """One picture per row, so that word_reading has pairs too; answers differ."""
     rows = [([5, *[0] * ROOM, 6, 7], (1, ROOM)), ([*[0] * ROOM, 9, 8], (0, ROOM)), ([3, 4, *[0] * ROOM, 11], (2, ROOM))]
     return batch_of(*(example(ids, (span,), [torch.randn(3, side, side)]) for ids, span in rows))
 
