@@ -4,13 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import scops
+from scops.core.batch import Example
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.core.stage import Lora
+from scops.data.collate import pad
 from scops.data.messages import sample_of
 from scops.data.tokenizer import Tokenizer
 from scops.generate.talk import prompts
@@ -113,6 +116,26 @@ def test_a_published_layout_has_no_place_for_adapters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="merge them first"):
         with_adapters(tiny.mplug()).save(tmp_path / "m", "authors")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_of_peft_is_put_on_the_base_that_it_names(tmp_path: Path) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    tiny.text_only().save(tmp_path / "base", "transformers")
+    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours = scops.load(tmp_path / "adapter")
+    ids = torch.tensor([[5, 9, 2, 7, 11]])
+    batch = pad([Example(ids[0].numpy(), np.zeros(5, bool))], pad_id=0)
+    torch.testing.assert_close(ours.module(batch), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+    merged = scops.load(tmp_path / "adapter", merge=True)
+    torch.testing.assert_close(merged.module(batch), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+    said = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="has no base_model_name_or_path"):
+        scops.load(tmp_path / "adapter")
 
 
 def test_adapters_stay_float32_in_a_bfloat16_model(tmp_path: Path) -> None:

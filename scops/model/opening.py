@@ -15,7 +15,7 @@ from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source, assemble
 from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
-from scops.model import bridge
+from scops.model import bridge, peft
 from scops.model.empty import empty
 from scops.model.folder import OWN, check_processor, read_config, written_for
 from scops.model.model import Model
@@ -36,7 +36,7 @@ def load(
     """A model that is ready to talk.
 
     Args:
-        name: a folder (ours or the authors'), a .gguf file, a size of `scops ls`, or a hub id (owner/name).
+        name: a folder (ours, the authors', or PEFT's with adapters), a .gguf file, a size of `scops ls`, or a hub id (owner/name).
         dtype: of the weights; "auto" is as they are kept.
         device: "auto" is the fastest there is.
         merge: fold adapters into the weights.
@@ -44,7 +44,9 @@ def load(
         ValueError, OSError: saying what was found, what was expected and where.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and peft.is_adapter(path):
+        model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device), path)
+    elif path.is_dir():
         model = _from_folder(path, dtype, device)
     elif path.is_file():
         model = _from_file(path, dtype, device)
