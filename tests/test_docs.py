@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from scops.cli.app import app
-from scops.cli.train import stages_of
+from scops.model.training import stages_of
 from scops.systems import SYSTEMS
 from scops.train.run import Run, settle
 from tests import tiny

@@ -23,14 +23,17 @@ class Group:
 
     Args:
         file: of the data set; tasks: of scops.demo.score.
+        trained: whether these very pictures were learnt from, so that their nearest neighbour is themselves.
     """
 
     name: str
     file: str
     tasks: tuple[str, ...]
+    trained: bool = False
 
 
 GROUPS = (
+    Group("a picture that was trained on", "train_names.jsonl", ("name", "kind"), trained=True),
     Group("a new picture of a trained thing", "heldout_picture.jsonl", ("name", "kind")),
     Group("a drawing style never trained on", "heldout_style.jsonl", ("name", "kind")),
     Group("a thing never trained on", "heldout_concept.jsonl", ("name", "kind")),
@@ -50,12 +53,17 @@ class Paper:
 
 
 def papers(folder: Path, *, each: int) -> list[Paper]:
-    """At most `each` questions per group and task, the first of their file (files are shuffled when made)."""
+    """At most `each` questions per group and task, evenly over their file."""
     found = []
     for group in GROUPS:
         asked = questions(rows_in(folder / group.file))
-        found += [Paper(group, task, [q for q in asked if q.task == task][:each]) for task in group.tasks]
+        found += [Paper(group, task, evenly([q for q in asked if q.task == task], each)) for task in group.tasks]
     return [paper for paper in found if paper.questions]
+
+
+def evenly(questions: Sequence[Question], most: int) -> Sequence[Question]:
+    """At most so many, spread over all."""
+    return [questions[at * len(questions) // most] for at in range(most)] if len(questions) > most else questions
 
 
 def answers_of(model: Model, folder: Path, paper: Paper, *, tick: Callable[[int], None] = lambda n: None) -> list[str]:

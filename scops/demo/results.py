@@ -54,7 +54,8 @@ def table_rows(story: Story) -> list[tuple[str, ...]]:
     for at, paper in enumerate(story.papers):
         cells = []
         for name in columns_of(story):
-            blind = name == "nearest neighbour" and all(len(q.pictures) != 1 for q in paper.questions)
+            several = all(len(q.pictures) != 1 for q in paper.questions)
+            blind = name == "nearest neighbour" and (paper.group.trained or several)
             value = story.shares[name][at]
             cells.append("-" if blind else f"{100 * value:.0f}")
         rows.append((paper.group.name, paper.task, str(len(paper.questions)), *cells))

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scops.checkpoints.packages import Unreachable, fetch
-from scops.cli.train import start
 from scops.demo import exam
 from scops.demo.dataset import Plan, prepare
 from scops.demo.report import write_report
 from scops.demo.results import Story, shares_table
 from scops.demo.vocabulary import learn_vocabulary
 from scops.model import Model, load
+from scops.model.training import start
 from scops.train.run import Run
 
 PLAN = Plan(side=224, variants=2, scenes=1000, which=700, words=400, texts=600, held=160)

@@ -1,6 +1,6 @@
 """What a checkpoint must hold of a run, and whether a run may go on from one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ FREE = (
     "eval_data", "dataloader_num_workers", "feature_cache", "feature_cache_dir", "feature_cache_gb", "max_bad_share",
 )  # fmt: skip
 """Words of a run that may change between a checkpoint and its resume: they move no number."""
+SHOWN = 5
 
 
 def settle_folder(run: Run, folder: Path, found: Path | None) -> None:
@@ -25,10 +26,12 @@ def settle_folder(run: Run, folder: Path, found: Path | None) -> None:
     if not found:
         return
     old, new = (_fixed(r) for r in (Run.load(found / "run.yaml"), run))
-    changed = "; ".join(f"{key} was {old[key]!r} and is {new[key]!r}" for key in new if old[key] != new[key])
+    changed = list(_changes(old, new))
     if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ValueError(
-            f"{found} is of another run: {changed}. Go on with the old values, or choose another output_dir"
+            f"{found} is of another run: {'; '.join(changed[:SHOWN])}{more}. "
+            "Go on with the old values, or choose another output_dir"
         )
 
 
@@ -36,6 +39,18 @@ def _fixed(run: Run) -> dict[str, Any]:
     """The words of a run that a resume must find as they were."""
     stages = [stage.model_dump(exclude={"max_steps"}) for stage in run.staged()]
     return run.model_dump(exclude=set(FREE)) | {"stages": stages}
+
+
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """One sentence per value that differs, down to the single word of a stage or data set."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _changes(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changes(*pair, f"{path}.{number}")
+    elif old != new:
+        yield f"{path} was {old!r} and is {new!r}"
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

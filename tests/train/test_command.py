@@ -10,7 +10,8 @@ import typer
 import yaml
 
 import scops
-from scops.cli.train import stages_of, train
+from scops.cli.train import train
+from scops.model.training import stages_of
 from scops.train import loop as loop_module
 from scops.train.run import Run
 from tests import tiny

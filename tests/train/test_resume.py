@@ -123,7 +123,7 @@ def test_a_stage_may_be_made_longer_or_shorter_at_a_resume(tmp_path, monkeypatch
     as_planned = go(tmp_path / "straight", stages=shorter).folder
     assert rates[23] == losses(as_planned)[23][2]  # the schedule came to its end with the stage
     assert rates[20] > losses(as_planned)[20][2]
-    with pytest.raises(ValueError, match="stages was"):
+    with pytest.raises(ValueError, match=r"stages\.1\.batch was None and is 5"):
         go(tmp_path, stages=["align", {"name": "tune", "batch": 5}])
 
 
