@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scops.data.image import decode, prepare
+from scops.data.image import decode, digest, prepare
 from scops.demo.dataset import rows_in
 from scops.demo.score import folded, right
 from scops.lab.baselines import Question, nearest_neighbour, pool, questions, text_prior
 from scops.model import Model
+from scops.train.features import Features
 
 MOST_TOKENS = 24
 BATCH = 16
@@ -107,16 +108,26 @@ def training_questions(folder: Path) -> list[Question]:
 
 @torch.no_grad()
 def pooled_features(
-    model: Model, folder: Path, pictures: Sequence[str], *, tick: Callable[[int], None] = lambda n: None
+    model: Model,
+    folder: Path,
+    pictures: Sequence[str],
+    *,
+    features: Features | None = None,
+    tick: Callable[[int], None] = lambda n: None,
 ) -> dict[str, np.ndarray]:
-    """By picture, the mean of what the frozen encoder makes of it, (D,)."""
+    """By picture, the mean of what the frozen encoder makes of it, (D,).
+
+    Args:
+        features: what is known already, so that it need not be made again.
+    """
     pixels = model.layout.media["image"].pixels
     encoder = model.module.get_submodule("image.encoder")
     found: dict[str, np.ndarray] = {}
-    for start in range(0, len(pictures), BATCH):
-        some = pictures[start : start + BATCH]
-        made = [prepare(decode(folder / path, path), pixels, name=path) for path in some]
-        features_MPD = encoder(torch.from_numpy(np.stack(made)).to(model.device, model.dtype)).float().cpu().numpy()
-        found |= dict(zip(some, pool(features_MPD), strict=True))
-        tick(len(some))
+    for path in pictures:
+        known = features.kept("image", digest(folder / path, pixels, path)) if features else None
+        if known is None:
+            made = torch.from_numpy(prepare(decode(folder / path, path), pixels, name=path))
+            known = encoder(made[None].to(model.device, model.dtype))[0].cpu()
+        found[path] = pool(known[None].float().numpy())[0]
+        tick(1)
     return found

@@ -12,15 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scops.checkpoints.packages import Unreachable, fetch
 from scops.demo import exam
-from scops.demo.dataset import Plan, prepare
+from scops.demo.dataset import MANIFEST, Plan, prepare
 from scops.demo.report import write_report
 from scops.demo.results import Story, shares_table
 from scops.demo.vocabulary import learn_vocabulary
 from scops.model import Model, load
 from scops.model.training import start
+from scops.train.features import Features
 from scops.train.run import Run
 
-PLAN = Plan(side=224, variants=2, scenes=1000, which=700, words=400, texts=600, held=160)
+PLAN = Plan(side=224, variants=3, scenes=1200, which=700, words=400, texts=600, held=160)
 
 
 def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console: Console | None = None) -> Story:
@@ -34,7 +35,7 @@ def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console
     story = Story(folder)
     folder.mkdir(parents=True, exist_ok=True)
     console.rule("[bold]1  Pictures, questions and answers")
-    data = prepare(folder / "data", plan=PLAN)
+    data = _data(folder / "data", console)
     story.papers = exam.papers(data, each=each)
     console.print(
         f"{sum(len(p.questions) for p in story.papers)} held-out questions in {len(story.papers)} papers; {data}"
@@ -64,6 +65,17 @@ def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console
     return story
 
 
+def _data(folder: Path, console: Console) -> Path:
+    try:
+        return prepare(folder, plan=PLAN)
+    except ValueError:
+        if not (folder / MANIFEST).is_file():  # nothing that a demo made
+            raise
+        console.print(f"{folder} is of another plan and is drawn anew")
+        shutil.rmtree(folder)
+        return prepare(folder, plan=PLAN)
+
+
 def _shipped(story: Story, data: Path, pictures: Sequence[Path], console: Console) -> None:
     try:
         tiny = load("owl-tiny")
@@ -84,7 +96,7 @@ def _shipped(story: Story, data: Path, pictures: Sequence[Path], console: Consol
 
 
 def _trained(story: Story, data: Path, console: Console) -> Model:
-    vocabulary = learn_vocabulary(data, story.folder / "tokenizer", size=4096)
+    vocabulary = learn_vocabulary(data, data / "tokenizer", size=4096)
     changes = [f"output_dir={story.folder / 'owl-nano'}", f"tokenizer={vocabulary}"]
     changes += [
         f"data.{name}.path={data / f'train_{name}.jsonl'}"
@@ -95,14 +107,13 @@ def _trained(story: Story, data: Path, console: Console) -> Model:
     except Unreachable as error:
         story.notes.append(f"the encoder is trained from scratch and will see little: {error}")
         console.print(f"[yellow]{story.notes[-1]}")
-        changes += [
-            "pretrained=false",
-            *(f"stages.{stage}.train=[image,language]" for stage in ("words", "align", "instruct")),
-        ]
+        changes += ["pretrained=false", "stages.words.train=[image,language.embed]"]
+        changes += ["stages.words.batch=64", "stages.words.max_steps=60"]  # every step goes through the encoder
     run = Run.load(Path(str(files("scops") / "recipes" / "owl-nano.yaml")), changes)
-    final = story.folder / "owl-nano" / "final"
-    if final.is_dir() and (final / "run.yaml").read_text() != run.words():
-        shutil.rmtree(story.folder / "owl-nano")  # of another recipe
+    before = story.folder / "owl-nano" / "run.yaml"
+    if before.is_file() and before.read_text("utf-8") != run.words():
+        console.print(f"{before.parent} is of another recipe and is trained anew")
+        shutil.rmtree(before.parent)
     story.trained = start(run)
     return load(story.trained.final)
 
@@ -120,8 +131,14 @@ def _baselines(story: Story, model: Model, data: Path, console: Console) -> None
     train = [q for q in exam.training_questions(data) if q.task in ("name", "kind", "count")]
     pictures = list(dict.fromkeys(q.pictures[0] for q in [*asked, *train] if len(q.pictures) == 1))
     with _bar("nearest neighbours", len(pictures), console) as tick:
-        pooled = exam.pooled_features(model, data, pictures, tick=tick)
+        pooled = exam.pooled_features(model, data, pictures, features=_features(story), tick=tick)
     story.shares["nearest neighbour"] = exam.neighbour_shares(data, story.papers, pooled)
+
+
+def _features(story: Story) -> Features | None:
+    """What training has kept of the encoder that it ended with."""
+    kept = sorted((story.folder / "owl-nano" / "features").glob("*/made_by.json"))
+    return Features(folder=kept[-1].parent, budget=0) if len(kept) == 1 else None
 
 
 @contextmanager

@@ -44,6 +44,11 @@ class Features:
     def __contains__(self, key: str) -> bool:
         return key in self.memory or key in self.pending or key in self.shards
 
+    def kept(self, kind: str, digest: str) -> Tensor | None:
+        """(P, D) of one picture, or None where it was never encoded."""
+        key = _key(kind, digest)
+        return self._get(key, torch.device("cpu")) if key in self else None
+
     def of(
         self, system: Decoder, batch: Batch, examples: Sequence[Example], *, dtype: torch.dtype
     ) -> dict[str, Tensor]:

@@ -64,6 +64,15 @@ def test_shards_hold_all_and_memory_stays_within_its_budget(tmp_path, monkeypatc
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+def test_one_picture_can_be_asked_for_by_its_digest():
+    module, made = Toy().eval(), Writer()(rows(1)[0])
+    store, batch = Features(folder=None, budget=1000), pad([made], pad_id=0)
+    expected = store.of(module, batch, [made], dtype=torch.float32)["image"][0]
+    assert torch.equal(store.kept("image", made.digests["image"][0]), expected)
+    assert store.kept("image", "0" * 64) is None
+    assert store.kept("video", made.digests["image"][0]) is None
+
+
 def test_without_disk_a_full_memory_encodes_again(tmp_path):
     module, example = Toy().eval(), Writer()(rows(1)[0])
     none = Features(folder=None, budget=0)
