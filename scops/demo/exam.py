@@ -1,4 +1,4 @@
-"""The demo's examination: held-out questions in groups, asked of a system or of a baseline, scored alike."""
+"""The demo's examination: questions in groups, all but the first held out, asked of a system or of a baseline, scored alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ class Story:
 
 
 def shares_table(story: Story) -> Table:
-    table = Table(title="right answers, in % of held-out questions")
+    table = Table(title="right answers, in %")
     table.add_column("what is asked")
     table.add_column("task")
     table.add_column("questions", justify="right")

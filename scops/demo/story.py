@@ -38,7 +38,7 @@ def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console
     data = _data(folder / "data", console)
     story.papers = exam.papers(data, each=each)
     console.print(
-        f"{sum(len(p.questions) for p in story.papers)} held-out questions in {len(story.papers)} papers; {data}"
+        f"{sum(len(p.questions) for p in story.papers)} questions in {len(story.papers)} papers; {data}"
     )
     console.rule("[bold]2  owl-tiny answers")
     _shipped(story, data, pictures, console)
