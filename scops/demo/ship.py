@@ -32,7 +32,7 @@ def ship(run: Path, data: Path, *, each: int = 100, console: Console | None = No
     write_bridge(home, model.module, size="owl-tiny", parts=("image.connector",), about=about)
     (home / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
     shipped = load("owl-tiny")  # measured as users will have it
-    papers = exam.papers(data, each=each)
+    papers = [paper for paper in exam.papers(data, each=each) if not paper.group.trained]
     answers = [exam.answers_of(shipped, data, paper) for paper in papers]
     story = Story(run, papers, {"owl-tiny": [exam.share(p, a) for p, a in zip(papers, answers, strict=True)]})
     console.print(shares_table(story))

@@ -37,9 +37,7 @@ def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console
     console.rule("[bold]1  Pictures, questions and answers")
     data = _data(folder / "data", console)
     story.papers = exam.papers(data, each=each)
-    console.print(
-        f"{sum(len(p.questions) for p in story.papers)} questions in {len(story.papers)} papers; {data}"
-    )
+    console.print(f"{sum(len(p.questions) for p in story.papers)} questions in {len(story.papers)} papers; {data}")
     console.rule("[bold]2  owl-tiny answers")
     _shipped(story, data, pictures, console)
     console.rule("[bold]3  owl-nano is trained, stage by stage")
@@ -54,13 +52,10 @@ def tell(folder: Path, *, pictures: Sequence[Path] = (), each: int = 24, console
     report = write_report(story, data)
     console.rule("[bold]5  Yours")
     final = story.trained.final if story.trained else folder
-    picture = data / story.papers[0].questions[0].pictures[0]
-    for line in (
-        f"report   {report}",
-        f'talk     scops chat owl-tiny {picture} "What is this?"',
-        f'         scops chat {final} {picture} "What is this?"',
-        f"took     {story.seconds:.0f} s",
-    ):
+    picture = data / next(paper for paper in story.papers if not paper.group.trained).questions[0].pictures[0]
+    systems = [*(["owl-tiny"] if "owl-tiny" in story.answers else []), str(final)]
+    talks = [f'talk     scops chat {system} {picture} "What is this?"' for system in systems]
+    for line in (f"report   {report}", *talks, f"took     {story.seconds:.0f} s"):
         console.print(line, soft_wrap=True)
     return story
 
@@ -80,8 +75,7 @@ def _shipped(story: Story, data: Path, pictures: Sequence[Path], console: Consol
     try:
         tiny = load("owl-tiny")
     except (Unreachable, ValueError) as error:
-        story.notes.append(f"owl-tiny is left out: {error}")
-        console.print(f"[yellow]{story.notes[-1]}")
+        _note(story, "owl-tiny is left out", error, console)
         return
     for picture in pictures:
         said = tiny.chat("What does the picture show?", [picture])
@@ -105,8 +99,7 @@ def _trained(story: Story, data: Path, console: Console) -> Model:
     try:
         fetch("efficientnet-lite0")
     except Unreachable as error:
-        story.notes.append(f"the encoder is trained from scratch and will see little: {error}")
-        console.print(f"[yellow]{story.notes[-1]}")
+        _note(story, "the encoder is trained from scratch and will see little", error, console)
         changes += ["pretrained=false", "stages.words.train=[image,language.embed]"]
         changes += ["stages.words.batch=64", "stages.words.max_steps=60"]  # every step goes through the encoder
     run = Run.load(Path(str(files("scops") / "recipes" / "owl-nano.yaml")), changes)
@@ -116,6 +109,12 @@ def _trained(story: Story, data: Path, console: Console) -> Model:
         shutil.rmtree(before.parent)
     story.trained = start(run)
     return load(story.trained.final)
+
+
+def _note(story: Story, what: str, why: Exception, console: Console) -> None:
+    """All of the reason at once, its first line again at the end."""
+    console.print(f"[yellow]{what}: {why}")
+    story.notes.append(f"{what}: {str(why).partition('; ')[0]}")
 
 
 def _examine(story: Story, name: str, model: Model, data: Path, console: Console) -> None:
