@@ -46,7 +46,7 @@ SIZES = {
     "owl-nano": Spec(
         AbstractorSpec(dim=256, hidden=512, layers=2, heads=4, queries=12),
         LlamaSpec(dim=256, hidden=768, layers=2, heads=4, kv_heads=4, vocab=4096, eps=1e-5, context=1024, tied=True),
-        side=160,
+        side=192,
     ),
 }
 

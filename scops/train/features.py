@@ -19,6 +19,8 @@ from scops.core.system import Decoder
 
 SHARD = 256
 """Pictures per file."""
+GROUP, GROUP_CPU = 64, 4
+"""Pictures encoded at once."""
 
 
 class Features:
@@ -87,9 +89,9 @@ class Features:
     def _encode(
         self, system: Decoder, batch: Batch, pictures: Mapping[str, tuple[str, Any]], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """One by one on the CPU, so that a picture's features never depend on its neighbours; in groups elsewhere."""
+        """In groups of one size, always full: kernels are chosen by it, so that features do not depend on neighbours."""
         device = batch.ids_BT.device
-        at_once = 1 if device.type == "cpu" else 64
+        at_once = GROUP_CPU if device.type == "cpu" else GROUP
         fresh: dict[str, Tensor] = {}
         by_shape: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for key, (kind, picture) in pictures.items():
@@ -97,10 +99,11 @@ class Features:
         for (kind, _), keys in by_shape.items():
             for first in range(0, len(keys), at_once):
                 group = keys[first : first + at_once]
-                media = torch.stack([torch.from_numpy(pictures[key][1]) for key in group]).to(device, dtype)
+                full = group + group[:1] * (at_once - len(group))
+                media = torch.stack([torch.from_numpy(pictures[key][1]) for key in full]).to(device, dtype)
                 with torch.no_grad():
                     made_MPD = system.encode(replace(batch, media={kind: media}, features={}))[kind]
-                fresh |= {key: feature.clone() for key, feature in zip(group, made_MPD, strict=True)}
+                fresh |= {key: feature.clone() for key, feature in zip(group, made_MPD[: len(group)], strict=True)}
         for key, feature in fresh.items():
             self._remember(key, feature)
             if self.folder:

@@ -50,7 +50,7 @@ class Toy(nn.Module):
             return dict(batch.features)
         if "image" not in batch.media:
             return {}
-        self.encoded += len(batch.media["image"])
+        self.encoded += len(batch.media["image"].flatten(1).unique(dim=0))
         return {"image": self.image.encoder(batch.media["image"])[..., :QUERIES, 0].transpose(1, 2)}
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
