@@ -25,7 +25,7 @@ lint: setup
 types: setup
 	$(BIN)/pyrefly check
 
-# The bridge that is shipped: about an hour and a half on two cores.
+# The bridge that is shipped: about 45 minutes on one core of two.
 bridge: setup
 	$(BIN)/python -m scops.demo.dataset runs/owl-tiny-data --side 224 --variants 6
 	$(BIN)/scops train scops/recipes/owl-tiny.yaml
