@@ -15,6 +15,8 @@ from typing import Any
 
 from systems_and_tests import COLUMNS, EQUAL, ROWS, Row
 
+from scops.checkpoints.write import save_text
+
 DOCS = Path(__file__).parent
 README, PAGE, DATA = DOCS.parent / "README.md", DOCS / "status.md", DOCS / "status.json"
 BEGIN, END = "<!-- status -->", "<!-- /status -->"
@@ -32,9 +34,9 @@ def main(arguments: list[str]) -> None:
             subprocess.run([sys.executable, "-m", "pytest", *rooms, "--junitxml", str(junit)], cwd=DOCS.parent)
             found = outcomes(junit)
     data = {row.name: standing(row, found) for row in ROWS}
-    write(DATA, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    write(PAGE, page(data))
-    write(README, with_table(README.read_text("utf-8") if README.is_file() else "", data))
+    save_text(DATA, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    save_text(PAGE, page(data))
+    save_text(README, with_table(README.read_text("utf-8") if README.is_file() else "", data))
 
 
 def outcomes(junit: Path) -> dict[str, bool]:
@@ -118,12 +120,6 @@ def _table(made: Mapping[str, Iterable[str]]) -> str:
 
 def line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def write(path: Path, text: str) -> None:
-    beside = path.with_suffix(".writing")
-    beside.write_text(text, "utf-8")
-    beside.replace(path)
 
 
 if __name__ == "__main__":

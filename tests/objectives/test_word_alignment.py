@@ -1,14 +1,11 @@
 """The alignment of pictures with the words of their answers."""
 
-from dataclasses import replace
-
-import pytest
 import torch
 from torch.nn import functional as F
 
 from scops.core.batch import Example
-from scops.data.collate import pack, pad
-from scops.objectives import COUNTS, word_alignment
+from scops.data.collate import pad
+from scops.objectives import word_alignment
 from tests.objectives.rows import example
 from tests.train.toy import Toy
 
@@ -35,20 +32,6 @@ def test_equals_the_slow_twin_with_equal_answers_as_positives():
     torch.testing.assert_close(loss.sum, slow(system, pairs))
 
 
-def test_rows_without_exactly_one_picture_take_no_part():
-    system = Toy().eval()
-    pairs = [example([3, 4]), example([5]), example([6, 7])]
-    mixed = [example([8], 0), pairs[0], example([2, 2], 2), *pairs[1:], example([9], 0)]
-    batch = pad(mixed, pad_id=0)
-    loss = word_alignment(system, batch, {})
-    assert loss.count == COUNTS["word_alignment"](batch) == 3
-    torch.testing.assert_close(loss.sum, word_alignment(system, pad(pairs, pad_id=0), {}).sum)
-
-
-def test_a_batch_without_pairs_counts_nothing():
-    assert word_alignment(Toy(), pad([example([8], 0)], pad_id=0), {}).count == 0
-
-
 def test_only_the_connector_need_learn_and_does():
     system = Toy().eval()
     batch = pad([example([3, 4]), example([5]), example([6, 7])], pad_id=0)
@@ -61,15 +44,3 @@ def test_only_the_connector_need_learn_and_does():
     loss = word_alignment(system, batch, {})
     assert loss.sum.item() < first / 4
     assert loss.parts["accuracy"][0].item() == 3
-
-
-def test_features_in_the_batch_replace_pictures():
-    system = Toy().eval()
-    batch = pad([example([3, 4]), example([5])], pad_id=0)
-    known = replace(batch, media={}, features=system.encode(batch))
-    torch.testing.assert_close(word_alignment(system, known, {}).sum, word_alignment(system, batch, {}).sum)
-
-
-def test_packed_rows_are_refused():
-    with pytest.raises(ValueError, match="this batch is packed"):
-        word_alignment(Toy(), pack([example([3]), example([5])], capacity=30, pad_id=0), {})

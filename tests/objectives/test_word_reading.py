@@ -1,12 +1,9 @@
 """Reading the tokens of pictures as the words of their answers."""
 
-from dataclasses import replace
-
-import pytest
 import torch
 
 from scops.core.batch import Example
-from scops.data.collate import pack, pad
+from scops.data.collate import pad
 from scops.objectives import COUNTS, word_reading
 from scops.objectives.word_reading import PULL, SHARPNESS
 from tests.objectives.rows import example
@@ -39,20 +36,6 @@ def test_equals_the_slow_twin_with_answers_shorter_and_longer_than_a_picture():
     torch.testing.assert_close(loss.sum, slow(system, rows))
 
 
-def test_rows_without_exactly_one_picture_take_no_part():
-    system = Toy().eval()
-    rows = [example([3, 4]), example([5]), example([6, 7])]
-    mixed = [example([8], 0), rows[0], example([2, 2], 2), *rows[1:], example([9], 0)]
-    batch = pad(mixed, pad_id=0)
-    loss = word_reading(system, batch, {})
-    assert loss.count == COUNTS["word_reading"](batch) == 5
-    torch.testing.assert_close(loss.sum, word_reading(system, pad(rows, pad_id=0), {}).sum)
-
-
-def test_a_batch_without_pictures_counts_nothing():
-    assert word_reading(Toy(), pad([example([8], 0)], pad_id=0), {}).count == 0
-
-
 def test_tokens_end_at_their_words():
     system = Toy().eval()
     batch = pad([example([3, 4]), example([5, 11]), example([6, 7])], pad_id=0)
@@ -60,7 +43,7 @@ def test_tokens_end_at_their_words():
     apart = lambda: (
         (system.connect(batch)["image"][:, :2].flatten(0, 1) - system.embed(batch.targets.ids_R)).norm().item()
     )
-    first, loss = apart(), word_reading(system, batch, {})
+    first = apart()
     for _ in range(60):
         mover.zero_grad()
         word_reading(system, batch, {}).sum.backward()
@@ -68,15 +51,3 @@ def test_tokens_end_at_their_words():
     assert apart() < 0.75 * first
     loss = word_reading(system, batch, {})
     assert loss.parts["accuracy"][0].item() == loss.count == 6
-
-
-def test_features_in_the_batch_replace_pictures():
-    system = Toy().eval()
-    batch = pad([example([3, 4]), example([5])], pad_id=0)
-    known = replace(batch, media={}, features=system.encode(batch))
-    torch.testing.assert_close(word_reading(system, known, {}).sum, word_reading(system, batch, {}).sum)
-
-
-def test_packed_rows_are_refused():
-    with pytest.raises(ValueError, match="word_reading needs one conversation per row, but this batch is packed"):
-        word_reading(Toy(), pack([example([3]), example([5])], capacity=30, pad_id=0), {})
