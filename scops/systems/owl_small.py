@@ -103,7 +103,7 @@ EVERYTHING = ("names", "scenes", "which", "words", "text")
 _OURS = "ours; the stages are those of arXiv 2304.14178 section 3.2"
 STAGES = {
     "owl-tiny": (
-        Stage("words", train=("image.connector",), data=("labels",), objective="word_reading", steps=1_200, batch=128,
+        Stage("words", train=("image.connector",), data=("labels",), objective="word_reading", steps=3_000, batch=128,
               lr=2e-3, warmup=50, weight_decay=0.5, source=_OURS + ", before them pictures are read as words"),
         Stage("align", train=("image.connector",), data=("names",), steps=30, batch=32, lr=2e-4, warmup=20,
               weight_decay=0.05, source=_OURS),
