@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "scops"
 FLOORS = (
     {"core", "ops"},
-    {"nn", "encoders", "connectors", "language", "generators", "checkpoints", "data"},
+    {"nn", "native", "encoders", "connectors", "language", "generators", "checkpoints", "data"},
     {"models", "objectives"},
     {"systems"},
     {"train", "generate", "lab"},

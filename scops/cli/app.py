@@ -22,6 +22,10 @@ Model = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as the weights are kept.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")]
+Quantise = Annotated[
+    str | None,
+    typer.Option(help="int8 or int4: the language model's weights, rounded after loading; adapters are merged."),
+]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens of a reply.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
 
@@ -82,6 +86,7 @@ def chat(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    quantise: Quantise = None,
     json: AsJson = False,
 ) -> None:
     """Talk to a model: scops chat MODEL a.png b.png "What is new in the second?"."""
@@ -91,7 +96,7 @@ def chat(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed=seed)
     chat(
         model, parts or [], system=system, sampling=sampling, limit=max_tokens, stop=stop or [],
-        dtype=dtype, device=device, json=json,
+        dtype=dtype, device=device, quantise=quantise, json=json,
     )  # fmt: skip
 
 
@@ -134,14 +139,16 @@ def evaluate(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    quantise: Quantise = None,
     json: AsJson = False,
 ) -> None:
     """Answer a data file and compare: exact, truth contained, BLEU, ROUGE-L, CIDEr, per task."""
     from scops.cli.evaluate import evaluate
 
     evaluate(
-        model, data, limit=limit, batch=batch, max_tokens=max_tokens, out=out, dtype=dtype, device=device, json=json
-    )
+        model, data, limit=limit, batch=batch, max_tokens=max_tokens, out=out, dtype=dtype, device=device,
+        quantise=quantise, json=json,
+    )  # fmt: skip
 
 
 @data_app.command("check")
@@ -177,13 +184,14 @@ def convert(
         str, typer.Option(help="scops, authors or transformers (scops info says which exist).")
     ] = "scops",
     merge: Annotated[bool, typer.Option("--merge", help="Fold LoRA adapters into the weights.")] = False,
+    quantise: Quantise = None,
     dtype: Dtype = "auto",
     json: AsJson = False,
 ) -> None:
     """Write a model's folder in another layout."""
     from scops.cli.convert import convert
 
-    convert(source, target, layout=layout, merge=merge, dtype=dtype, json=json)
+    convert(source, target, layout=layout, merge=merge, quantise=quantise, dtype=dtype, json=json)
 
 
 @app.command()

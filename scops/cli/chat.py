@@ -25,6 +25,7 @@ def chat(
     stop: Sequence[str],
     dtype: str,
     device: str,
+    quantise: str | None,
     json: bool,
 ) -> None:
     parts = parts_of(arguments)  # a wrong path is told before anything is loaded
@@ -34,7 +35,7 @@ def chat(
         )
     from scops.model.opening import load
 
-    talk = _Talk(load(name, dtype=dtype, device=device), system, sampling, limit, stop)
+    talk = _Talk(load(name, dtype=dtype, device=device, quantise=quantise), system, sampling, limit, stop)
     if parts:
         _once(talk, parts, json=json)
     elif json:

@@ -5,12 +5,14 @@ from pathlib import Path
 from scops.cli.show import as_json
 
 
-def convert(source: str, target: Path, *, layout: str, merge: bool, dtype: str, json: bool) -> None:
+def convert(
+    source: str, target: Path, *, layout: str, merge: bool, quantise: str | None, dtype: str, json: bool
+) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there already; give a new folder")
     from scops.model.opening import load
 
-    model = load(source, dtype=dtype, merge=merge)
+    model = load(source, dtype=dtype, merge=merge, quantise=quantise)
     model.save(target, layout)
     files = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     if json:

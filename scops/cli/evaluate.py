@@ -37,10 +37,11 @@ def evaluate(
     out: Path | None,
     dtype: str,
     device: str,
+    quantise: str | None,
     json: bool,
 ) -> None:
     dataset = open_dataset(data)
-    model = load(name, dtype=dtype, device=device)
+    model = load(name, dtype=dtype, device=device, quantise=quantise)
     started = time.perf_counter()
     asked, dropped = _asked(model, dataset[:limit] if limit else dataset)
     said = _answered(model, [(q, example) for q, example in asked], batch, max_tokens)
@@ -52,7 +53,8 @@ def evaluate(
         "seconds": round(time.perf_counter() - started, 2),
         "sampling": {**vars(Sampling()), "max_tokens": max_tokens, "batch": batch},
         "preprocessing": processor_config(model.layout),
-        "numbers": {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device)},
+        "numbers": {"dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device)}
+        | ({"quantised": model.quantised} if model.quantised else {}),
         "versions": versions(),
         "prompts_sha256": _prompts_digest([answer for _, answer in said]),
     }

@@ -13,7 +13,7 @@ class LanguageModel(nn.Module):
     """ids -> embed -> blocks -> norm -> head.
 
     Args:
-        head: nn.Linear, or None for one tied to the embedding.
+        head: a projection, or None for one tied to the embedding.
         window: how far back a token sees (Mistral's sliding window); None for all the way.
     """
 
@@ -23,13 +23,22 @@ class LanguageModel(nn.Module):
         blocks: Sequence[nn.Module],
         *,
         norm: nn.Module,
-        head: nn.Linear | None,
+        head: nn.Module | None,
         window: int | None = None,
     ):
         super().__init__()
         self.embed, self.blocks, self.norm, self.window = embed, nn.ModuleList(blocks), norm, window
         if head is not None:
             self.head = head
+
+    def projection(self) -> nn.Module:
+        """The head, or one over the embedding that it is tied to."""
+        if not self.tied:
+            return self.head
+        vocab, dim = self.embed.weight.shape
+        tied = nn.Linear(dim, vocab, bias=False, device="meta")
+        tied.weight = self.embed.weight
+        return tied
 
     @property
     def tied(self) -> bool:

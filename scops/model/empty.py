@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from scops.core.stage import Lora
 from scops.data.tokenizer import Tokenizer
+from scops.native.quantise import quantise
 from scops.nn import lora
 from scops.systems import module_of
 
@@ -27,22 +28,37 @@ class _WithoutNumbers(TorchFunctionMode):
         return func(*args, **given)
 
 
-def outline(system: str, spec: Any, *, dtype: torch.dtype = torch.float32, adapters: Sequence[Lora] = ()) -> Any:
+def outline(
+    system: str,
+    spec: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    adapters: Sequence[Lora] = (),
+    quantised: Mapping[str, str] | None = None,
+) -> Any:
     """The system on the meta device; adapters are float32 whatever the weights are kept in."""
     with _WithoutNumbers(), torch.device("meta"):
         module = module_of(system).build(spec).to(dtype)
         for group in adapters:
             lora.add(module, group)
+        quantise(module, quantised or {})
     return module
 
 
-def empty(system: str, spec: Any, tokenizer: Tokenizer, dtype: torch.dtype, adapters: Sequence[Lora] = ()) -> Any:
+def empty(
+    system: str,
+    spec: Any,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype,
+    adapters: Sequence[Lora] = (),
+    quantised: Mapping[str, str] | None = None,
+) -> Any:
     """The same, with a vocabulary that the tokenizer fits into.
 
     Raises:
         ValueError: it does not.
     """
-    module = outline(system, spec, dtype=dtype, adapters=adapters)
+    module = outline(system, spec, dtype=dtype, adapters=adapters, quantised=quantised)
     vocabulary = module.head(module.embed(torch.zeros(1, dtype=torch.long, device="meta"))).shape[-1]
     if tokenizer.vocab_size > vocabulary:
         raise ValueError(

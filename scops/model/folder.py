@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from scops.core.stage import Lora
 from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
+from scops.native.quantise import roles_of
 from scops.systems import SYSTEMS, module_of, spec_from_json
 
 CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
@@ -30,6 +31,7 @@ class Config:
         size: a known size's name when the spec is exactly that; else None.
         layout: how the weights are named: "scops" or a layout of the system's KEYS.
         lora: adapters that are kept beside the weights, with the exact paths they are on.
+        quantised: by role, "int8" or "int4".
     """
 
     system: str
@@ -37,6 +39,7 @@ class Config:
     spec: Any
     layout: str = OWN
     lora: tuple[Lora, ...] = ()
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_config(folder: Path) -> Config:
@@ -76,7 +79,8 @@ def _own(section: Mapping[str, Any], path: Path) -> Config:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} (written by scops {section.get('version', '?')}): {error}") from error
     lora = tuple(adapter_group(group) for group in section.get("lora", ()))
-    return Config(section["system"], size_of(module, spec), spec, section.get("layout", OWN), lora)
+    quantised = roles_of(section.get("quantised"))
+    return Config(section["system"], size_of(module, spec), spec, section.get("layout", OWN), lora, quantised)
 
 
 def size_of(module: Any, spec: Any) -> str | None:
@@ -110,6 +114,8 @@ def write_folder(
     }
     if config.lora:
         section["lora"] = [asdict(group) for group in config.lora]
+    if config.quantised:
+        section["quantised"] = dict(config.quantised)
     save_json(folder / CONFIG, {"model_type": OWN, **published, OWN: section})
     tokenizer.save(folder)
     save_text(folder / TEMPLATE, jinja(layout.template))

@@ -1,6 +1,6 @@
 """The front door: load or make a model, talk to it, save it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from scops.generate.sampler import Sampling
 from scops.generate.talk import MAX_TOKENS, Answer, answers, pieces, prompts
 from scops.model.bridge import adapters_in
 from scops.model.folder import OWN, Config, published_config, size_of, write_folder
+from scops.native.quantise import quantise, roles_of
 from scops.nn import lora
 from scops.systems import module_of
 from scops.train.checkpoint import replace_folder
@@ -32,6 +33,7 @@ class Model:
         module: an nn.Module that is a scops.core.system.Decoder.
         origin: where the weights come from, for people.
         run: the YAML of the run that made it.
+        quantised: by role, "int8" or "int4".
     """
 
     system: str
@@ -41,6 +43,7 @@ class Model:
     layout: Layout
     origin: str = ""
     run: str | None = None
+    quantised: dict[str, str] = field(default_factory=dict)
     processor: Processor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +134,16 @@ class Model:
         lora.merge(self.module)
         return self
 
+    def quantise(self, roles: str | Mapping[str, str]) -> "Model":
+        """Round weights to "int8" or "int4", here and now: of the language model, or by role {"language": "int4"}."""
+        named = roles_of(roles)
+        again = sorted(set(named) & set(self.quantised))
+        if again:
+            raise ValueError(f"{again[0]} is quantised to {self.quantised[again[0]]} already; load the model anew")
+        quantise(self.module, named)
+        self.quantised |= named
+        return self
+
     def save(self, folder: str | Path, layout: str | None = None, *, run: str | None = None) -> Path:
         """A Hugging Face shaped folder; a new one appears whole, in an old one each file is replaced whole.
 
@@ -140,6 +153,8 @@ class Model:
         """
         folder, layout = Path(folder), layout or OWN
         adapters, weights, published = adapters_in(self.module), self.module.state_dict(), {}
+        if layout != OWN and self.quantised:
+            raise ValueError(f"the layout {layout!r} has no place for quantised weights; save in {OWN!r}")
         if layout != OWN:
             keys = module_of(self.system).KEYS
             if layout not in keys:
@@ -150,7 +165,7 @@ class Model:
                 raise ValueError(f"the layout {layout!r} has no place for adapters; merge them first (model.merge())")
             weights = keys[layout](self.spec).save(weights)
             published = published_config(self.system, self.spec, layout)
-        config = Config(self.system, self.size, self.spec, layout, adapters)
+        config = Config(self.system, self.size, self.spec, layout, adapters, self.quantised)
 
         def fill(place: Path) -> None:
             kept = {"layout": self.layout, "tokenizer": self.tokenizer, "published": published, "run": run or self.run}

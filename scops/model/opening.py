@@ -20,6 +20,7 @@ from scops.model.empty import empty
 from scops.model.folder import OWN, check_processor, read_config, written_for
 from scops.model.model import Model
 from scops.model.unpacked import tokenizer_of, weights_of
+from scops.native.quantise import roles_of
 from scops.nn.initialise import initialise
 from scops.systems import Origins, find, module_of, spec_from_json
 
@@ -31,7 +32,12 @@ HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
 
 
 def load(
-    name: str | Path, *, dtype: torch.dtype | str = AUTO, device: torch.device | str = "cpu", merge: bool = False
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = AUTO,
+    device: torch.device | str = "cpu",
+    merge: bool = False,
+    quantise: str | Mapping[str, str] | None = None,
 ) -> Model:
     """A model that is ready to talk.
 
@@ -40,9 +46,11 @@ def load(
         dtype: of the weights; "auto" is as they are kept.
         device: "auto" is the fastest there is.
         merge: fold adapters into the weights.
+        quantise: "int8" or "int4" for the language model, or by role {"language": "int4"}; adapters are merged first.
     Raises:
         ValueError, OSError: saying what was found, what was expected and where.
     """
+    roles_of(quantise)
     path = Path(name).expanduser()
     if path.is_dir() and peft.is_adapter(path):
         model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device), path)
@@ -59,7 +67,9 @@ def load(
         raise ValueError(f"{name} is neither a folder nor a file, and no hub id (owner/name)")
     else:
         _no_model(str(name))
-    return model.merge() if merge else model
+    if merge or quantise:
+        model.merge()
+    return model.quantise(quantise) if quantise else model
 
 
 def create(
@@ -126,10 +136,11 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     check_processor(folder, module_file.layout(spec))
-    module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora)
+    module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     assemble(module, [Source(reader, keys)], device=_device(device))
     model = _model(config.system, spec, module, tokenizer, f"{folder} ({config.layout} layout)")
+    model.quantised = dict(config.quantised)
     with suppress(FileNotFoundError):
         model.run = (folder / "run.yaml").read_text("utf-8")
     return model
@@ -246,6 +257,6 @@ def _dtype(dtype: torch.dtype | str, reader: Reader | None = None) -> torch.dtyp
     sizes: dict[torch.dtype, int] = {}
     for name in reader.names():
         kept = reader.dtype(name)
-        if kept.is_floating_point:
+        if kept.is_floating_point and not name.endswith(".scales"):  # of quantised weights
             sizes[kept] = sizes.get(kept, 0) + torch.Size(reader.shape(name)).numel()
     return max(sizes, key=lambda kept: sizes[kept])

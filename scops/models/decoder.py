@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch, Where
 from scops.language.model import LanguageModel
+from scops.native.steps import steps_of
 from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache
 from scops.nn.context import Context
@@ -126,15 +127,16 @@ class CachedSession:
         self.logits_BV = system.head(last_BD)
         self.position_B = lengths_B
         self.ctx = replace(ctx, route=None)
+        self.steps = steps_of(system.language) or system.language
 
     def step(self, ids_B: Tensor) -> Tensor:
         language = self.system.language
         visible = self.cache.visible(1, language.window)
         ctx = replace(self.ctx, positions_BT=self.position_B[:, None], visible=visible)
-        hidden_B1D = language.hidden(self.system.embed(ids_B[:, None]), ctx)
+        hidden_B1D = self.steps.hidden(self.system.embed(ids_B[:, None]), ctx)
         self.cache.advance(torch.ones_like(ids_B))
         self.position_B = self.position_B + 1
-        self.logits_BV = self.system.head(hidden_B1D[:, 0])
+        self.logits_BV = self.steps.logits(hidden_B1D[:, 0])
         return self.logits_BV
 
     def select(self, rows_R: Tensor) -> None:

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from scops.nn.block import Contextual, run
@@ -11,7 +12,7 @@ from scops.nn.cache import Pair
 from scops.nn.context import Context
 from scops.ops.attention import attend
 from scops.ops.masks import Seen, earlier
-from scops.ops.rope import Rope
+from scops.ops.rope import Rope, turned
 
 
 class Attention(Contextual):
@@ -40,6 +41,12 @@ class Attention(Contextual):
         self.head_dim, self.rope = head_dim, rope
         self.slot = -1  # its place in a cache, set once by number_slots
 
+    def turns(self, ctx: Context, dtype: torch.dtype) -> Pair:
+        assert self.rope is not None
+        assert ctx.positions_BT is not None, "a rope needs positions in the context"
+        cos, sin = self.rope.turns(ctx.positions_BT)
+        return cos.to(dtype), sin.to(dtype)
+
     def heads(self, projection: nn.Module, x_BTD: Tensor, ctx: Context) -> Tensor:
         return run(projection, x_BTD, ctx).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
@@ -53,8 +60,8 @@ class SelfAttention(Attention):
         q, k, v = (self.heads(p, x_BTD, ctx) for p in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None:
-            assert ctx.positions_BT is not None, "a rope needs positions in the context"
-            q, k = self.rope(q, ctx.positions_BT), self.rope(k, ctx.positions_BT)
+            cos, sin = ctx.once((self.rope, q.dtype), lambda: self.turns(ctx, q.dtype))
+            q, k = turned(q, cos, sin), turned(k, cos, sin)
         if ctx.cache is not None:
             k, v = ctx.cache.append(self.slot, k, v)
         return q, attend(q, k, v, ctx.visible)

@@ -2,7 +2,7 @@
 
 # B rows, K key heads, T new tokens, S kept tokens, H head width, R chosen rows
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,8 +37,31 @@ class Cache(Protocol):
         ...
 
 
+@runtime_checkable
+class Paged(Protocol):
+    """A cache whose keys and values lie in pages that a kernel can read: (P, K, S, H), P pages of S tokens.
+
+    Args:
+        table_BL: int32, the pages of each row in order.
+        lengths_B: int64, tokens kept.
+    """
+
+    lengths_B: Tensor
+
+    @property
+    def table_BL(self) -> Tensor: ...
+
+    def reserve(self, tokens_B: Tensor) -> None:
+        """Make sure that each row has room for so many tokens more; they count as appended."""
+        ...
+
+    def pages(self, slot: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pair:
+        """(P, K, S, H) each, made at the first call."""
+        ...
+
+
 class FixedCache:
-    """Preallocated, with a length per row: padding is overwritten by the next token.
+    """Preallocated, with a length per row: padding is overwritten by the next token. One page per row.
 
     Args:
         capacity: most tokens per row.
@@ -52,24 +75,38 @@ class FixedCache:
         self._new = 0
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
-        self._new = k_BKTH.shape[2]
-        end = self.filled + self._new
-        if end > self.capacity:
-            raise ValueError(
-                f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
-                "make the session with a larger capacity"
-            )
-        if slot not in self.slots:
-            self.slots[slot] = self._room(k_BKTH), self._room(v_BKTH)
+        self._extend(k_BKTH.shape[2])
         place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
         row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
-        for kept, new in zip(self.slots[slot], (k_BKTH, v_BKTH), strict=True):
+        pages = self.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
+        for kept, new in zip(pages, (k_BKTH, v_BKTH), strict=True):
             kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
-        k, v = self.slots[slot]
-        return k[:, :, :end], v[:, :, :end]
+        k, v = pages
+        return k[:, :, : self.filled + self._new], v[:, :, : self.filled + self._new]
 
-    def _room(self, x_BKTH: Tensor) -> Tensor:
-        return x_BKTH.new_zeros(*x_BKTH.shape[:2], self.capacity, x_BKTH.shape[3])
+    @property
+    def table_BL(self) -> Tensor:
+        return torch.arange(len(self.lengths_B), dtype=torch.int32, device=self.lengths_B.device)[:, None]
+
+    def reserve(self, tokens_B: Tensor) -> None:
+        self._extend(int(tokens_B.max()))
+
+    def pages(self, slot: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pair:
+        if slot not in self.slots:
+            size, device = (len(self.lengths_B), kv_heads, self.capacity, head_dim), self.lengths_B.device
+            self.slots[slot] = (
+                torch.zeros(size, dtype=dtype, device=device),
+                torch.zeros(size, dtype=dtype, device=device),
+            )
+        return self.slots[slot]
+
+    def _extend(self, tokens: int) -> None:
+        if self.filled + tokens > self.capacity:
+            raise ValueError(
+                f"the cache holds {self.capacity} tokens per row, but {self.filled + tokens} were asked for; "
+                "make the session with a larger capacity"
+            )
+        self._new = tokens
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
         if slot not in self.fixed:

@@ -1,8 +1,9 @@
 """What a sub-layer may know besides the residual stream."""
 
 # B rows, T tokens of the stream, S slots of a memory, D width
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -34,6 +35,8 @@ class Context:
         visible: for self-attention.
         route: which expert of a Routed module treats which token; None sends all to the first.
         items_seen_BT: media items met up to and including each token.
+        worked_out: what sub-layers of this forward have worked out of the context once for all of them; begins empty in
+            every context, also in one made by `replace`.
     """
 
     positions_BT: Tensor | None = None
@@ -42,11 +45,17 @@ class Context:
     items_seen_BT: Tensor | None = None
     memories: Mapping[str, Memory] = field(default_factory=dict)
     cache: Cache | None = None
+    worked_out: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self.worked_out:
+            self.worked_out[key] = make()
+        return self.worked_out[key]
 
 
 def _register(kind: type, tensors: tuple[str, ...]) -> None:
     """Make a dataclass a pytree; fields that are not tensors travel as they are."""
-    rest = tuple(f.name for f in fields(kind) if f.name not in tensors)
+    rest = tuple(f.name for f in fields(kind) if f.init and f.name not in tensors)
     pytree.register_pytree_node(
         kind,
         lambda x: ([getattr(x, n) for n in tensors], tuple(getattr(x, n) for n in rest)),

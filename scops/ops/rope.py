@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rope:
-    """Turns heads by their position. Holds numbers, no tensors, so it follows any device.
+    """How far heads are turned at a position. Holds numbers, no tensors, so it follows any device.
 
     Args:
         frequencies: radians per position for each of the H / 2 pairs.
@@ -27,10 +27,11 @@ class Rope:
         angles_B1TH = (positions_BT[:, None, :, None].float() * frequencies).repeat(1, 1, 1, 2)
         return angles_B1TH.cos() * self.amplitude, angles_B1TH.sin() * self.amplitude
 
-    def __call__(self, x_BNTH: Tensor, positions_BT: Tensor) -> Tensor:
-        cos, sin = (t.to(x_BNTH.dtype) for t in self.turns(positions_BT))
-        a, b = x_BNTH.chunk(2, dim=-1)
-        return x_BNTH * cos + torch.cat([-b, a], -1) * sin
+
+def turned(x_BNTH: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor) -> Tensor:
+    """Pairs (i, i + H / 2) turned by their angles."""
+    a, b = x_BNTH.chunk(2, dim=-1)
+    return x_BNTH * cos_B1TH + torch.cat([-b, a], -1) * sin_B1TH
 
 
 def plain(head_dim: int, base: float = 10000.0) -> Rope:

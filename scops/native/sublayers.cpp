@@ -1,0 +1,232 @@
+// Sub-layers of a language model for one new token per row, each in one call: what Python would say in twenty.
+// All arithmetic between products is in float32; the stream is read and written in the system's dtype.
+#include "attention.h"
+
+struct Norm {
+    const float* weight;  // null: no norm
+    float eps;
+};
+
+static void normed(const float* x, int64_t width, const Norm& norm, float* y) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    const float factor = 1.0f / std::sqrt(sum / float(width) + norm.eps);
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) y[i] = x[i] * factor * norm.weight[i];
+}
+
+static void turned(float* x, int64_t width, const float* cosine, const float* sine) {
+    for (int64_t i = 0; i < width / 2; i++) {
+        const float a = x[i], b = x[i + width / 2];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + width / 2] = b * cosine[i + width / 2] + a * sine[i + width / 2];
+    }
+}
+
+static void gather(const void* x, int64_t row, bool bfloat16, const Vectors& to) {
+    for (int64_t i = 0; i < to.cols; i++) to.row(row)[i] = load(x, row * to.cols + i, bfloat16);
+}
+
+static void round_all(const Vectors& x, int64_t row, int64_t format) {
+    for (int64_t g = 0; g < x.groups; g++) x.round(row, g, format);
+}
+
+// y (rows, w.rows) = residual + w x, tile by tile; residual may be null and is in y's dtype
+static void project(const Matrix& w, const Vectors& x, int64_t rows, const void* residual, void* y, bool bfloat16) {
+    int64_t begin, end;
+    share(w.tiles(), begin, end);
+    float out[MOST * TILE];
+    for (int64_t tile = begin; tile < end; tile++) {
+        products(w, tile, x, rows, out);
+        for (int64_t m = 0; m < rows; m++)
+            for (int64_t i = 0; i < std::min<int64_t>(w.rows - tile * TILE, TILE); i++) {
+                int64_t at = m * w.rows + tile * TILE + i;
+                store(y, at, out[m * TILE + i] + (residual ? load(residual, at, bfloat16) : 0), bfloat16);
+            }
+    }
+}
+
+extern "C" {
+
+struct AttentionLayer {
+    Norm before, q_norm, k_norm;
+    Matrix q, k, v, o;
+    int64_t heads;
+    float scale;
+};
+
+struct FeedForwardLayer {
+    Norm before;
+    Matrix gate, up, down;
+};
+
+int64_t most_rows() { return MOST; }
+
+int64_t attention_room(const AttentionLayer* layer, const Pages* p, int64_t rows) {
+    int64_t chunks = 0;
+    for (int64_t row = 0; row < rows; row++) chunks = std::max(chunks, p->chunks(row));
+    int64_t partial = rows * layer->heads * chunks * (p->width + 2) * 4;
+    return Vectors::bytes(rows, layer->q.cols) + Vectors::bytes(rows, layer->q.rows) +
+           rows * (layer->q.rows + 2 * layer->k.rows) * 6 + partial + 1024;
+}
+
+// y = x + o(attention(rope(q norm(x)), ...)), and the new keys and values into their pages
+void attention_step(const AttentionLayer* l, const Pages* pages, int64_t rows, const float* cosine, const float* sine,
+                    const void* x, void* y, int64_t bfloat16, char* room, int64_t threads) {
+    const Pages& p = *pages;
+    const int64_t width = p.width, group = l->heads / p.heads, q_wide = l->q.rows, k_wide = l->k.rows;
+    int64_t chunks = 0;
+    for (int64_t row = 0; row < rows; row++) chunks = std::max(chunks, p.chunks(row));
+    Vectors in(room, rows, l->q.cols), found(room, rows, q_wide);
+    float* q = reinterpret_cast<float*>(room);
+    float *k = q + rows * q_wide, *v = k + rows * k_wide;
+    float* partial = v + rows * k_wide;                                    // (rows, heads, chunks, width)
+    float* most = partial + rows * l->heads * chunks * width;              // (rows, heads, chunks)
+    float* total = most + rows * l->heads * chunks;                        // (rows, heads, chunks)
+    half_bits* q16 = reinterpret_cast<half_bits*>(total + rows * l->heads * chunks);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t begin, end;
+        share(rows, begin, end);
+        for (int64_t row = begin; row < end; row++) {
+            gather(x, row, bfloat16, in);
+            if (l->before.weight) normed(in.row(row), in.cols, l->before, in.row(row));
+            round_all(in, row, l->q.format);
+        }
+#pragma omp barrier
+        project(l->q, in, rows, nullptr, q, false);
+        project(l->k, in, rows, nullptr, k, false);
+        project(l->v, in, rows, nullptr, v, false);
+#pragma omp barrier
+        share(rows * p.heads, begin, end);
+        for (int64_t unit = begin; unit < end; unit++) {
+            const int64_t row = unit / p.heads, head = unit % p.heads, at = p.at(row, head, p.lengths[row]);
+            float *key = k + row * k_wide + head * width, *value = v + row * k_wide + head * width;
+            if (l->k_norm.weight) normed(key, width, l->k_norm, key);
+            if (cosine) turned(key, width, cosine + row * width, sine + row * width);
+            for (int64_t i = 0; i < width; i++) {
+                store(p.keys, at + i, key[i], p.bfloat16);
+                store(p.values, at + i, value[i], p.bfloat16);
+            }
+            for (int64_t h = head * group; h < (head + 1) * group; h++) {
+                float* query = q + row * q_wide + h * width;
+                if (l->q_norm.weight) normed(query, width, l->q_norm, query);
+                if (cosine) turned(query, width, cosine + row * width, sine + row * width);
+                for (int64_t i = 0; i < width; i++) q16[row * q_wide + h * width + i] = to_bfloat16(query[i]);
+            }
+        }
+#pragma omp barrier
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t unit = 0; unit < rows * p.heads * chunks; unit++) {
+            const int64_t row = unit / (p.heads * chunks), head = unit / chunks % p.heads, chunk = unit % chunks;
+            if (chunk >= p.chunks(row)) continue;
+            float out[256 * 64], high[64], sum[64];
+            const int64_t first = row * q_wide + head * group * width;
+            attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l->scale, out, high, sum);
+            for (int64_t i = 0; i < group; i++) {
+                const int64_t at = (row * l->heads + head * group + i) * chunks + chunk;
+                most[at] = high[i], total[at] = sum[i];
+                std::copy(out + i * width, out + (i + 1) * width, partial + at * width);
+            }
+        }
+        share(rows * l->heads, begin, end);
+        for (int64_t unit = begin; unit < end; unit++) {
+            const int64_t row = unit / l->heads, mine = p.chunks(row), at = unit * chunks;
+            float high = *std::max_element(most + at, most + at + mine), sum = 0;
+            float* y_head = found.row(row) + unit % l->heads * width;
+            std::fill(y_head, y_head + width, 0.0f);
+            for (int64_t c = 0; c < mine; c++) {
+                const float factor = exponential(most[at + c] - high);
+                sum += factor * total[at + c];
+                for (int64_t i = 0; i < width; i++) y_head[i] += factor * partial[(at + c) * width + i];
+            }
+            for (int64_t i = 0; i < width; i++) y_head[i] /= sum;
+        }
+#pragma omp barrier
+        share(rows * found.groups, begin, end);
+        for (int64_t unit = begin; unit < end; unit++) found.round(unit / found.groups, unit % found.groups, l->o.format);
+#pragma omp barrier
+        project(l->o, found, rows, x, y, bfloat16);
+    }
+}
+
+int64_t feed_forward_room(const FeedForwardLayer* layer, int64_t rows) {
+    return Vectors::bytes(rows, layer->up.cols) + Vectors::bytes(rows, layer->up.rows) + 1024;
+}
+
+// y = x + down(silu(gate norm(x)) * up norm(x))
+void feed_forward_step(const FeedForwardLayer* l, int64_t rows, const void* x, void* y, int64_t bfloat16, char* room,
+                       int64_t threads) {
+    Vectors in(room, rows, l->up.cols), inner(room, rows, l->up.rows);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t begin, end;
+        share(rows, begin, end);
+        for (int64_t row = begin; row < end; row++) {
+            gather(x, row, bfloat16, in);
+            normed(in.row(row), in.cols, l->before, in.row(row));
+            round_all(in, row, l->up.format);
+        }
+#pragma omp barrier
+        share(l->up.tiles(), begin, end);
+        float gate[MOST * TILE], up[MOST * TILE];
+        for (int64_t tile = begin; tile < end; tile++) {
+            products(l->gate, tile, in, rows, gate);
+            products(l->up, tile, in, rows, up);
+            for (int64_t m = 0; m < rows; m++)
+                for (int64_t i = 0; i < std::min<int64_t>(l->up.rows - tile * TILE, TILE); i++) {
+                    const float g = gate[m * TILE + i], e = exponential(-std::fabs(g));
+                    inner.row(m)[tile * TILE + i] = up[m * TILE + i] * g * (g < 0 ? e : 1) / (1 + e);
+                }
+        }
+#pragma omp barrier
+        share(rows * inner.groups, begin, end);
+        for (int64_t unit = begin; unit < end; unit++)
+            inner.round(unit / inner.groups, unit % inner.groups, l->down.format);
+#pragma omp barrier
+        project(l->down, inner, rows, x, y, bfloat16);
+    }
+}
+
+int64_t product_room(const Matrix* w, int64_t rows) { return Vectors::bytes(rows, w->cols) + 1024; }
+
+// y = w x
+void product(const Matrix* w, int64_t rows, const void* x, int64_t x_bfloat16, void* y, int64_t y_bfloat16, char* room,
+             int64_t threads) {
+    Vectors in(room, rows, w->cols);
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t begin, end;
+        share(rows, begin, end);
+        for (int64_t row = begin; row < end; row++) {
+            gather(x, row, x_bfloat16, in);
+            round_all(in, row, w->format);
+        }
+#pragma omp barrier
+        project(*w, in, rows, nullptr, y, y_bfloat16);
+    }
+}
+
+// y (w.rows, w.cols): int8 or int4 weights as floats
+void floats(const Matrix* w, void* y, int64_t bfloat16, int64_t threads) {
+    const int64_t groups = w->groups(), bytes = w->format == INT8 ? 512 : 256;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t tile = 0; tile < w->tiles(); tile++)
+        for (int64_t g = 0; g < groups; g++) {
+            const uint8_t* data = static_cast<const uint8_t*>(w->data) + (tile * groups + g) * bytes;
+            for (int64_t row = 0; row < std::min<int64_t>(w->rows - tile * TILE, TILE); row++) {
+                const float scale = from_float16(w->scales[(tile * groups + g) * TILE + row]);
+                const int64_t at = (tile * TILE + row) * w->cols + g * GROUP;
+                float values[GROUP];
+                for (int i = 0; i < GROUP; i++) {
+                    const int half = i / 16, quad = w->format == INT8 ? i / 4 : i % 16 / 4;
+                    const uint8_t byte = data[quad * 64 + row * 4 + i % 4];
+                    values[i] = scale * (w->format == INT8 ? byte - 128 : (half ? byte >> 4 : byte & 15) - 8);
+                }
+                for (int64_t i = 0; i < std::min<int64_t>(w->cols - g * GROUP, GROUP); i++)
+                    store(y, at + i, values[i], bfloat16);
+            }
+        }
+}
+}

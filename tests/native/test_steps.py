@@ -1,0 +1,162 @@
+"""A language model's steps through the kernels against its own modules."""
+
+import pytest
+import torch
+from torch import nn
+
+from scops.core.stage import Lora
+from scops.language.llama import LlamaSpec, llama
+from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.recompute import Recompute
+from scops.native.library import library
+from scops.native.quantise import quantise
+from scops.native.steps import AnyStep, Steps, steps_of
+from scops.nn import lora
+from scops.nn.cache import FixedCache, GrowingCache
+from tests.conftest import batch_of, close, example, randomise
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiler here")
+FAMILY = {
+    "llama": {},
+    "grouped heads": {"heads": 6, "kv_heads": 2, "head_dim": 8},
+    "one key head": {"heads": 4, "kv_heads": 1},
+    "qwen2": {"bias": "qkv", "tied": True},
+    "all biases": {"bias": "qkvo"},
+    "qwen3": {"norms": "qk", "head_dim": 10},
+    "window": {"window": 3},
+    "wide heads": {"dim": 64, "heads": 2, "kv_heads": 1, "head_dim": 32},
+}
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [11, 12, 13]]
+STEPS = 6
+
+
+def decoder(**changes: object) -> MultimodalDecoder:
+    sizes = {"dim": 24, "hidden": 40, "layers": 3, "heads": 4, "kv_heads": 2, "vocab": 53} | changes
+    return randomise(MultimodalDecoder(llama(LlamaSpec(**sizes))))
+
+
+def session(system: MultimodalDecoder, prompts: list[list[int]] = PROMPTS) -> CachedSession:
+    capacity = max(map(len, prompts)) + STEPS
+    return CachedSession(system, batch_of(*map(example, prompts)), FixedCache(len(prompts), capacity))
+
+
+def follow(one: CachedSession | Recompute, ids_BS: torch.Tensor) -> torch.Tensor:
+    return torch.stack([one.logits_BV, *(one.step(ids_B) for ids_B in ids_BS.T)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILY)
+def test_steps_equal_recomputing(name: str) -> None:
+    system = decoder(**FAMILY[name])
+    assert not [s for s in Steps(system.language).sublayers if isinstance(s, AnyStep)]  # kernels know all of it
+    ids_BS = torch.randint(1, 50, (len(PROMPTS), STEPS))
+    slow = Recompute(system, [batch_of(example(one)) for one in PROMPTS])
+    assert close(follow(session(system), ids_BS), follow(slow, ids_BS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_long_contexts_are_read_in_chunks_by_any_number_of_threads(threads: int) -> None:
+    system, prompt = decoder(layers=1), torch.randint(1, 50, (700,)).tolist()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = follow(session(system, [prompt, [5]]), torch.randint(1, 50, (2, 3)).sort().values)
+        fast = session(system, [prompt])
+        ids_BS = torch.tensor([[7, 8]])
+        assert close(follow(fast, ids_BS), follow(Recompute(system, [batch_of(example(prompt))]), ids_BS))
+        assert made.isfinite().all()
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_a_row_gets_the_same_bits_alone_and_among_others() -> None:
+    system, ids_BS = decoder(), torch.randint(1, 50, (len(PROMPTS), STEPS))
+    together = follow(session(system), ids_BS)
+    for row in range(len(PROMPTS)):
+        alone = session(system)
+        alone.select(torch.tensor([row]))
+        assert torch.equal(follow(alone, ids_BS[row : row + 1])[1:, 0], together[1:, row])
+
+
+@torch.no_grad()
+def test_bfloat16_steps_are_as_close_to_float32_as_torchs_own() -> None:
+    exact = decoder(dim=64, heads=2, kv_heads=1, head_dim=32)
+    brief = decoder(dim=64, heads=2, kv_heads=1, head_dim=32)
+    brief.load_state_dict(exact.state_dict())
+    brief.bfloat16()
+    exact.load_state_dict({name: t.float() for name, t in brief.state_dict().items()})
+    ids_BS = torch.randint(1, 50, (len(PROMPTS), STEPS))
+    wanted = follow(session(exact), ids_BS)
+    slow = CachedSession(brief, batch_of(*map(example, PROMPTS)), GrowingCache(len(PROMPTS)))
+    error = lambda made: (made.float() - wanted).abs()[1:].mean()
+    assert error(follow(session(brief), ids_BS)) <= 1.1 * error(follow(slow, ids_BS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantised_steps_follow_the_rounded_weights(kind: str) -> None:
+    system = decoder(dim=64, hidden=96, heads=4, kv_heads=2)
+    quantise(system, {"language": kind})
+    ids_BS = torch.randint(1, 50, (len(PROMPTS), STEPS))
+    slow = CachedSession(_floats(system), batch_of(*map(example, PROMPTS)), GrowingCache(len(PROMPTS)))
+    fast, slow_scores = follow(session(system), ids_BS), follow(slow, ids_BS)
+    assert (fast - slow_scores).abs().max() < 0.05 * slow_scores.abs().max()  # the vectors' own rounding to int8
+
+
+def _floats(system: MultimodalDecoder) -> MultimodalDecoder:
+    """The same weights in plain projections."""
+    plain = decoder(dim=64, hidden=96, heads=4, kv_heads=2)
+    for path, module in system.named_modules():
+        if hasattr(module, "scales"):
+            plain.get_submodule(path).weight = nn.Parameter(module.weight(torch.float32))
+    plain.language.embed.weight = system.language.embed.weight
+    for path, module in system.named_modules():
+        if isinstance(module, nn.RMSNorm):
+            plain.get_submodule(path).weight = module.weight
+    return plain
+
+
+@torch.no_grad()
+def test_an_adapted_layer_takes_its_own_way_and_the_others_the_kernels() -> None:
+    system = decoder()
+    lora.add(system, Lora(("language.blocks.1.attn.body.q",), rank=2, alpha=4.0))
+    randomise(system)
+    kinds = [type(s).__name__ for s in Steps(system.language).sublayers]
+    assert kinds == [
+        "AttentionStep",
+        "FeedForwardStep",
+        "AnyStep",
+        "FeedForwardStep",
+        "AttentionStep",
+        "FeedForwardStep",
+    ]
+    ids_BS = torch.randint(1, 50, (len(PROMPTS), STEPS))
+    slow = Recompute(system, [batch_of(example(one)) for one in PROMPTS])
+    assert close(follow(session(system), ids_BS), follow(slow, ids_BS))
+
+
+def test_gradients_take_torchs_way() -> None:
+    system = decoder()
+    ids_B = torch.tensor([1, 2, 3])
+    made = session(system).step(ids_B)
+    with torch.no_grad():
+        fast = session(system).step(ids_B)
+    assert made.requires_grad
+    assert close(made, fast)
+
+
+@torch.no_grad()
+def test_without_a_library_there_are_no_steps(monkeypatch) -> None:
+    monkeypatch.setattr("scops.native.steps.library", lambda: None)
+    assert steps_of(decoder().language) is None
+
+
+@torch.no_grad()
+def test_a_full_cache_is_told_before_anything_is_written() -> None:
+    one = session(decoder())
+    for _ in range(STEPS):
+        one.step(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="the cache holds 15 tokens per row, but 16 were asked for"):
+        one.step(torch.tensor([1, 2, 3]))
