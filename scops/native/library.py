@@ -13,7 +13,7 @@ from pathlib import Path
 from warnings import warn
 
 SOURCE = Path(__file__).parent
-FILES = ("sublayers.cpp", "attention.h", "matrix.h")
+FILES = ("sublayers.cpp", "prefill.h", "attention.h", "matrix.h")
 OPTIONS = (
     "-O3",
     "-march=native",
@@ -32,6 +32,9 @@ SIGNATURES = (
     ("product_room", "pi", "i"),
     ("product", "pipipipi", ""),
     ("floats", "ppii", ""),
+    ("prefill_takes_width", "i", "i"),
+    ("prefill_room", "pii", "i"),
+    ("prefill", "piiipippfpi", ""),
 )
 OFF = "SCOPS_NO_KERNELS"
 """Environment variable: set to anything, plain torch computes everything."""
@@ -58,8 +61,8 @@ def library() -> ctypes.CDLL | None:
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
-    """p pointer, i int64; the last letter is what comes back."""
-    letters = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
+    """p pointer, i int64, f float; the last letter is what comes back."""
+    letters = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
     for name, takes, gives in SIGNATURES:
         function = getattr(kernels, name)
         function.argtypes, function.restype = [letters[letter] for letter in takes], letters.get(gives)

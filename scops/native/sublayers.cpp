@@ -1,6 +1,6 @@
 // Sub-layers of a language model for one new token per row, each in one call: what Python would say in twenty.
 // All arithmetic between products is in float32; the stream is read and written in the system's dtype.
-#include "attention.h"
+#include "prefill.h"
 
 struct Norm {
     const float* weight;  // null: no norm
@@ -228,5 +228,51 @@ void floats(const Matrix* w, void* y, int64_t bfloat16, int64_t threads) {
                     store(y, at + i, values[i], bfloat16);
             }
         }
+}
+
+int64_t prefill_room(const Pages* p, int64_t rows, int64_t keys) { return rows * p->heads * ((keys + 31) / 32 * 32) * p->width * 4 + 64; }
+
+int64_t prefill_takes_width(int64_t width) {
+#if HAS_PREFILL
+    return prefill_takes(width);
+#else
+    return 0;
+#endif
+}
+
+// q, y (rows, tokens, heads, width), bfloat16, of which `counts` are real in each row; their keys and values are in the pages,
+// and `lengths` counts the old ones only
+void prefill(const Pages* pages, int64_t rows, int64_t heads, int64_t tokens, const int64_t* counts, int64_t keys, const half_bits* q,
+             half_bits* y, float scale, char* room, int64_t threads) {
+#if HAS_PREFILL
+    const Pages& p = *pages;
+    const int64_t tiles = (keys + 31) / 32 * 2, pairs = p.width / 2, blocks = (tokens + QUERIES - 1) / QUERIES;
+    uint32_t* all_keys = reinterpret_cast<uint32_t*>(room);
+    half_bits* all_values = reinterpret_cast<half_bits*>(all_keys + rows * p.heads * tiles * 16 * pairs);
+    const int64_t size = tiles * 16 * pairs;  // of one head's keys, in pairs
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for
+        for (int64_t unit = 0; unit < rows * p.heads * tiles; unit++) {
+            const int64_t head = unit / tiles, row = head / p.heads;
+            lay_out(p, row, head % p.heads, unit % tiles, p.lengths[row] + counts[row], all_keys + head * size, all_values + head * size * 2);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t unit = rows * heads * blocks - 1; unit >= 0; unit--) {
+            const int64_t block = unit / (rows * heads), row = unit / heads % rows, head = unit % heads;
+            const int64_t first = block * QUERIES, count = std::min<int64_t>(QUERIES, counts[row] - first);
+            if (count <= 0) continue;
+            const int64_t kept = row * p.heads + head / (heads / p.heads);
+            alignas(64) uint32_t queries[QUERIES * 64];
+            alignas(64) float out[QUERIES * 128];
+            for (int64_t i = 0; i < QUERIES; i++)
+                std::memcpy(queries + i * pairs, q + ((row * tokens + first + std::min<int64_t>(i, count - 1)) * heads + head) * p.width, p.width * 2);
+            attend_queries(p, row, first, count, queries, all_keys + kept * size, all_values + kept * size * 2, scale, out);
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t h = 0; h < p.width; h++)
+                    y[((row * tokens + first + i) * heads + head) * p.width + h] = to_bfloat16(out[i * p.width + h]);
+        }
+    }
+#endif
 }
 }
