@@ -56,7 +56,7 @@ class SelfAttention(Attention):
             assert ctx.positions_BT is not None, "a rope needs positions in the context"
             q, k = self.rope(q, ctx.positions_BT), self.rope(k, ctx.positions_BT)
         if ctx.cache is not None:
-            k, v = ctx.cache.append(self.slot, k, v)
+            return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible)
         return q, attend(q, k, v, ctx.visible)
 
     def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:

@@ -1,20 +1,32 @@
 """Keys and values of tokens already read. Knows neither layers nor what keys mean."""
 
-# B rows, K key heads, T new tokens, S kept tokens, H head width, R chosen rows
-from collections.abc import Callable
+# B rows, N query heads, K key heads, T new tokens, S kept tokens (or tokens per page), H head width, R chosen rows,
+# P pages, L pages per row
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from scops.ops.attention import Visible, attend
+
 Pair = tuple[Tensor, Tensor]
 
 
 class Cache(Protocol):
-    """One face for growing, fixed (and later paged) memory of keys and values.
+    """One face for growing, fixed and paged memory of keys and values.
 
-    A forward appends its tokens at every attention's slot; then `advance` says how many of them each row keeps.
+    `reserve` makes room; a forward attends at every attention's slot; then `advance` says how many of its tokens each
+    row keeps.
     """
+
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        """Before a forward, room for that many more tokens of each row; padding behind them needs none."""
+        ...
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        """Keep the new keys and values; what the queries find in all that `visible` lets them see, (B, N, T, H)."""
+        ...
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         """Put new tokens behind the old ones; returns all keys and values, (B, K, S, H) each."""
@@ -51,25 +63,41 @@ class FixedCache:
         self.fixed: dict[int, Pair] = {}
         self._new = 0
 
-    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
-        self._new = k_BKTH.shape[2]
-        end = self.filled + self._new
+    @property
+    def table_BL(self) -> Tensor:
+        """int32 (B, 1): as a paged cache's, every row being one page of `capacity` tokens."""
+        return torch.arange(len(self.lengths_B), dtype=torch.int32, device=self.lengths_B.device)[:, None]
+
+    def pages(self, slot: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pair:
+        """Keys and values (P, K, S, H) of all rows, P = B and S = capacity; made at the first use."""
+        if slot not in self.slots:
+            shape = len(self.lengths_B), kv_heads, self.capacity, head_dim
+            room = {"dtype": dtype, "device": self.lengths_B.device}
+            self.slots[slot] = torch.zeros(shape, **room), torch.zeros(shape, **room)
+        return self.slots[slot]
+
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        end = self.filled + max(tokens_B)
         if end > self.capacity:
             raise ValueError(
                 f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
                 "make the session with a larger capacity"
             )
-        if slot not in self.slots:
-            self.slots[slot] = self._room(k_BKTH), self._room(v_BKTH)
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible)
+
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
+        self._new = k_BKTH.shape[2]
+        end = self.filled + self._new
+        self.reserve([self._new])
+        kept_PKSH = self.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
         place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
         row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
-        for kept, new in zip(self.slots[slot], (k_BKTH, v_BKTH), strict=True):
+        for kept, new in zip(kept_PKSH, (k_BKTH, v_BKTH), strict=True):
             kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
-        k, v = self.slots[slot]
+        k, v = kept_PKSH
         return k[:, :, :end], v[:, :, :end]
-
-    def _room(self, x_BKTH: Tensor) -> Tensor:
-        return x_BKTH.new_zeros(*x_BKTH.shape[:2], self.capacity, x_BKTH.shape[3])
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
         if slot not in self.fixed:
@@ -77,7 +105,7 @@ class FixedCache:
         return self.fixed[slot]
 
     def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
-        if not self.slots:
+        if self.filled == 0:
             return None
         keys_S = torch.arange(self.filled + tokens, device=self.lengths_B.device)
         place_BT = self.lengths_B[:, None] + torch.arange(tokens, device=self.lengths_B.device)
@@ -109,6 +137,12 @@ class GrowingCache:
     @property
     def lengths_B(self) -> Tensor:
         return self.real_BS.sum(1)
+
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        pass  # it grows
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self._new = k_BKTH.shape[2]
