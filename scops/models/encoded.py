@@ -45,9 +45,12 @@ def items_of(example: Example) -> tuple[Item, ...]:
         number = met[span.kind] = met.get(span.kind, -1) + 1
         media, digests = example.media.get(span.kind, ()), example.digests.get(span.kind, ())
         pixels = media[number] if media else None
-        if pixels is None and not digests:
+        if digests:
+            digest = digests[number]
+        elif pixels is not None:
+            digest = _digest(pixels)
+        else:
             raise ValueError(f"{example.name}: item {number} of {span.kind!r} has neither pixels nor a digest")
-        digest = digests[number] if digests else _digest(pixels)
         items.append(Item(span.kind, digest, span.start, span.length, pixels))
     return tuple(items)
 
@@ -75,30 +78,29 @@ class Encoded:
             like: pixels go to its device and dtype.
         """
         found: dict[tuple[str, str], Tensor] = {}
-        new: dict[tuple, list[Item]] = {}
+        new: dict[tuple[str, tuple[int, ...]], dict[str, tuple[Item, np.ndarray]]] = {}
         for item in items:
             key = item.kind, item.digest
             if key in self._kept:
                 self._kept.move_to_end(key)
                 found[key] = self._kept[key]
-            elif key not in found:
-                if item.pixels is None:
-                    raise ValueError(f"{item.kind} {item.digest} came without pixels, and it is not kept any more")
-                found[key] = like.new_empty(0)
-                new.setdefault((item.kind, item.pixels.shape), []).append(item)
+            elif item.pixels is None:
+                raise ValueError(f"{item.kind} {item.digest} came without pixels, and it is not kept any more")
+            else:
+                new.setdefault((item.kind, item.pixels.shape), {})[item.digest] = item, item.pixels
         for (kind, _), group in new.items():
-            for start in range(0, len(group), GROUP):
-                some = group[start : start + GROUP]
-                found |= dict(zip(((kind, i.digest) for i in some), self._made(kind, some, like), strict=True))
-        for key in ((i.kind, i.digest) for group in new.values() for i in group):
-            self._keep(key, found[key])
+            digests = [*group]
+            for some in (digests[start : start + GROUP] for start in range(0, len(digests), GROUP)):
+                for digest, tokens_QD in zip(some, self._made(kind, [group[d] for d in some], like), strict=True):
+                    found[kind, digest] = tokens_QD
+                    self._keep((kind, digest), tokens_QD)
         return [found[item.kind, item.digest] for item in items]
 
-    def _made(self, kind: str, items: Sequence[Item], like: Tensor) -> list[Tensor]:
-        pixels = torch.from_numpy(np.stack([item.pixels for item in items])).to(like)
+    def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Tensor]:
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in items])).to(like)
         nothing_11 = torch.zeros(1, 1, dtype=torch.long, device=like.device)
         tokens_MQD = self.connect(Batch(nothing_11, nothing_11, (1,), ((0,),), media={kind: pixels}))[kind]
-        for item in items:
+        for item, _ in items:
             if tokens_MQD.shape[1] != item.length:
                 raise ValueError(
                     f"the text has room for {item.length} tokens of {kind!r}, but the connector made "

@@ -126,6 +126,7 @@ class PagedSession:
         assert all(row.left == 0 for row in rows), "a row that is not read to its end cannot write"
         cache = PagedCache(self.pool, [row.paged for row in rows])
         cache.reserve([1] * len(rows))
+        ids_B = ids_B.to(self.pool.device)
         batch = Batch(ids_B[:, None], cache.lengths_B[:, None], (1,) * len(rows), ((0,),) * len(rows))
         hidden_B1D = self._hidden(batch, cache)
         for row, token in zip(rows, ids_B.tolist(), strict=True):

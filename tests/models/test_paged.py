@@ -56,7 +56,10 @@ def test_rows_that_split_share_pages_until_they_write(seed: int) -> None:
     system = decoder()
     examples = [example(torch.randint(1, 50, (n,), generator=dice).tolist()) for n in (5, 3, 8)]
     cache = paged(3, pages=60, size=int(torch.randint(1, 6, (1,), generator=dice)))
-    session, slow = CachedSession(system, batch_of(*examples), cache), Recompute(system, [batch_of(e) for e in examples])
+    session, slow = (
+        CachedSession(system, batch_of(*examples), cache),
+        Recompute(system, [batch_of(e) for e in examples]),
+    )
     for _ in range(4):
         rows_R = torch.randint(0, len(cache.rows), (int(torch.randint(1, 5, (1,), generator=dice)),), generator=dice)
         session.select(rows_R)
