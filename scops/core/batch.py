@@ -86,6 +86,8 @@ class Batch:
         documents: per row, where its documents start (packing); every row is one document when all are (0,).
         media: by kind, prepared pictures of all rows (M, C, height, width).
         features: by kind, what the encoder made of them (M, P, D), when that is known already.
+        connected: by kind, what the connector made (R, D), when that is known already: a row for each of
+            `where.index_R`, also where a batch brings only a part of an item.
     """
 
     ids_BT: Tensor
@@ -97,6 +99,7 @@ class Batch:
     targets: Targets | None = None
     media: Mapping[str, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    connected: Mapping[str, Tensor] = field(default_factory=dict)
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()

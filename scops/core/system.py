@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from scops.core.batch import Batch
-from scops.core.session import Session
+from scops.core.session import Session, SharedSession
 
 
 class Decoder(Protocol):
@@ -43,4 +43,17 @@ class Decoder(Protocol):
 
     def session(self, batch: Batch, capacity: int) -> Session:
         """A cached conversation of at most `capacity` tokens per row."""
+        ...
+
+    def shared(self, tokens: int, *, page: int = ..., media_bytes: int = ...) -> SharedSession:
+        """Many conversations that come and go in a memory of so many tokens together, in pages.
+
+        Args:
+            page: tokens per page; a beginning is shared in whole pages.
+            media_bytes: how much of what the connectors made is kept, so that a picture asked about again is encoded once.
+        """
+        ...
+
+    def token_bytes(self) -> int:
+        """What a session keeps of one token, in bytes."""
         ...

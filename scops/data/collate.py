@@ -2,17 +2,30 @@
 
 # B rows, T tokens, M media items of all rows in reading order, R selected flat positions
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scops.core.batch import Batch, Example, Route, Targets, Where
+from scops.core.batch import Batch, Example, Route, Span, Targets, Where
 
 
 def pad(examples: Sequence[Example], *, pad_id: int, multiple: int = 1) -> Batch:
     """One example per row, as wide as the longest, rounded up to a multiple."""
     return _collate([[example] for example in examples], pad_id, multiple)
+
+
+def part(example: Example, start: int, end: int) -> Batch:
+    """One row: tokens [start, end) of an example at their positions, with room for what media have there, without media."""
+    spans = tuple(
+        Span(span.kind, max(span.start - start, 0), min(span.start + span.length, end) - max(span.start, start))
+        for span in example.spans
+        if span.start < end and span.start + span.length > start
+    )
+    cut = Example(example.ids_T[start:end], example.learn_T[start:end], spans, name=example.name)
+    batch = pad([cut], pad_id=0)
+    return replace(batch, positions_BT=batch.positions_BT + start)
 
 
 def pack(examples: Sequence[Example], *, capacity: int, pad_id: int, multiple: int = 1) -> Batch:

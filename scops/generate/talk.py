@@ -11,6 +11,7 @@ from scops.core.sample import Sample
 from scops.core.system import Decoder
 from scops.data.collate import pad
 from scops.data.processor import Processor
+from scops.generate.request import Logprob
 from scops.generate.sampler import Sampler, Sampling
 from scops.generate.text import Piece, Words, stream
 
@@ -25,12 +26,14 @@ class Answer:
         ended: "stop" or "length".
         tokens: of the reply, the stop token included.
         prompt: ids of the question, media positions included.
+        logprobs: of each token, when asked for.
     """
 
     text: str
     ended: str
     tokens: int
     prompt: tuple[int, ...] = field(repr=False)
+    logprobs: tuple[Logprob, ...] = field(default=(), repr=False)
 
 
 def prompts(processor: Processor, samples: Sequence[Sample]) -> list[Example]:
@@ -55,14 +58,8 @@ def pieces(
     Args:
         limit: the most tokens of a reply; stops: words before which a reply ends.
     """
-    tokenizer, template, context = processor.tokenizer, processor.layout.template, processor.layout.context
-    rooms = [context - len(example) for example in examples]
-    if min(rooms) < 1:
-        full = examples[rooms.index(min(rooms))]
-        raise ValueError(
-            f"{full.name}: the prompt fills all {context} tokens of the system's context; there is no room to answer"
-        )
-    limits = [min(limit, room) for room in rooms]
+    tokenizer, template = processor.tokenizer, processor.layout.template
+    limits = [min(limit, room(processor, example)) for example in examples]
     batch = placed(pad(examples, pad_id=tokenizer.pad_id or 0), system)
     yield from stream(
         system.session(batch, max(map(len, examples)) + max(limits)),
@@ -88,6 +85,16 @@ def answers(
         so_far = found[piece.row]
         found[piece.row] = replace(so_far, text=so_far.text + piece.text, ended=piece.ended or "", tokens=piece.tokens)
     return found
+
+
+def room(processor: Processor, example: Example) -> int:
+    """Tokens of a reply that the system's context leaves; at least 1 or a ValueError."""
+    context = processor.layout.context
+    if len(example) >= context:
+        raise ValueError(
+            f"{example.name}: the prompt fills all {context} tokens of the system's context; there is no room to answer"
+        )
+    return context - len(example)
 
 
 def placed(batch: Batch, system: Decoder) -> Batch:

@@ -12,8 +12,9 @@ from scops.core.names import nearest
 from scops.data.messages import Ask, sample_of
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
+from scops.generate.desk import PAGE, Desk
 from scops.generate.sampler import Sampling
-from scops.generate.talk import MAX_TOKENS, Answer, answers, pieces, prompts
+from scops.generate.talk import MAX_TOKENS, Answer, pieces, prompts
 from scops.model.bridge import adapters_in
 from scops.model.folder import OWN, Config, published_config, size_of, write_folder
 from scops.native.quantise import quantise, roles_of
@@ -116,16 +117,30 @@ class Model:
         max_tokens: int = MAX_TOKENS,
         stop: Sequence[str] = (),
         batch: int = BATCH,
+        logprobs: int | None = None,
         **sampling: Any,
     ) -> list[Answer]:
-        """As `generate`, with what was asked and why each reply ended."""
-        chosen, said = _sampling(sampling), []
-        for start in range(0, len(asks), batch):
-            some = [sample_of(ask, name=f"ask {start + at}") for at, ask in enumerate(asks[start : start + batch])]
-            shifted = chosen if chosen.seed is None else _sampling(sampling | {"seed": chosen.seed + start})
-            examples = prompts(self.processor, some)
-            said += answers(self.module, self.processor, examples, sampling=shifted, limit=max_tokens, stops=stop)
-        return said
+        """As `generate`, with what was asked and why each reply ended.
+
+        Args:
+            batch: the most that are answered at once; when one is done, the next begins.
+            logprobs: tell how likely each token was before sampling, and as many others in its place.
+        """
+        chosen, samples = _sampling(sampling), [sample_of(ask, name=f"ask {at}") for at, ask in enumerate(asks)]
+        if not samples:
+            return []
+        longest = sorted((len(self.processor.outline(sample, reply=True)) for sample in samples), reverse=True)[:batch]
+        tokens = sum(min(length + max_tokens, self.layout.context) + PAGE for length in longest)
+        desk = self.desk(tokens=tokens, rows=batch)
+        return desk.answers(samples, chosen, limit=max_tokens, stops=stop, logprobs=logprobs)
+
+    def desk(self, **room: Any) -> Desk:
+        """For many conversations over time: keeps what it has read, streams and cancels each, from any thread.
+
+        Args:
+            room: memory, rows and more, as of scops.generate.desk.Desk.
+        """
+        return Desk(self.module, self.processor, **room)
 
     # Keeping ----------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch, Where
 from scops.language.model import LanguageModel
+from scops.models.encoded import MEDIA_BYTES, Encoded
+from scops.models.shared import PagedSession
 from scops.native.steps import steps_of
 from scops.nn.attention import number_slots
-from scops.nn.cache import Cache, FixedCache
+from scops.nn.cache import Cache, FixedCache, GrowingCache
 from scops.nn.context import Context
+from scops.nn.paged import PAGE, Pages
 from scops.ops.attention import realise
 from scops.ops.masks import Causal, Documents, Mask, Real, Window
 
@@ -72,19 +75,29 @@ class MultimodalDecoder(nn.Module):
         return made | dict(batch.features)
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
-        return {kind: self.input(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
+        """By kind (M, Q, D); what the batch brings connected already, perhaps of half an item, as if of one item."""
+        made = {kind: self.input(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
+        return made | {kind: tokens_RD[None] for kind, tokens_RD in batch.connected.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.language.embed(ids)
 
     def read(self, batch: Batch, cache: Cache | None = None, visible: Mask | None = None) -> tuple[Tensor, Context]:
-        """Embeddings and context of the whole batch: the only place that knows how media enters."""
+        """Embeddings and context of the whole batch: the only place that knows how media enters.
+
+        Args:
+            cache: where it holds tokens, the batch stands behind them; its positions say so.
+            visible: in place of what the batch's documents let see.
+        """
         x_BTD = self.embed(batch.ids_BT)
-        mask = visible or (Documents(batch.documents) if batch.packed else Causal())
-        if self.language.window is not None and x_BTD.shape[1] > self.language.window:
-            mask = mask & Window(self.language.window)
         rows, tokens = batch.ids_BT.shape
-        seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
+        if cache is not None:
+            seen = cache.visible(tokens, self.language.window)
+        else:
+            mask = visible or (Documents(batch.documents) if batch.packed else Causal())
+            if self.language.window is not None and tokens > self.language.window:
+                mask = mask & Window(self.language.window)
+            seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
         ctx = Context(batch.positions_BT, seen, batch.route, cache=cache)
         for kind, tokens_MQD in self.connect(batch).items():
             x_BTD, ctx = self.input(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
@@ -111,6 +124,17 @@ class MultimodalDecoder(nn.Module):
         rows = batch.ids_BT.shape[0]
         return CachedSession(self, batch, FixedCache(rows, capacity, device=batch.ids_BT.device))
 
+    def shared(self, tokens: int, *, page: int = PAGE, media_bytes: int = MEDIA_BYTES) -> PagedSession:
+        pages = Pages(tokens // page, size=page, device=self.language.embed.weight.device)
+        return PagedSession(self, pages, Encoded(self.connect, media_bytes))
+
+    @torch.no_grad()
+    def token_bytes(self) -> int:
+        """Found by reading one token."""
+        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=self.language.embed.weight.device)
+        self.language.hidden(self.embed(id_11), Context(torch.zeros_like(id_11), cache=cache))
+        return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
+
 
 class CachedSession:
     """Reads the batch once, then one token per row and step."""
@@ -119,6 +143,7 @@ class CachedSession:
         if batch.packed:
             raise ValueError("a session needs one document per row, but this batch is packed")
         self.system, self.cache = system, cache
+        cache.reserve(batch.lengths)
         x_BTD, ctx = system.read(batch, cache)
         hidden_BTD = system.language.hidden(x_BTD, ctx)
         lengths_B = torch.tensor(batch.lengths, device=x_BTD.device)
@@ -131,6 +156,7 @@ class CachedSession:
 
     def step(self, ids_B: Tensor) -> Tensor:
         language = self.system.language
+        self.cache.reserve([1] * len(ids_B))
         visible = self.cache.visible(1, language.window)
         ctx = replace(self.ctx, positions_BT=self.position_B[:, None], visible=visible)
         hidden_B1D = self.steps.hidden(self.system.embed(ids_B[:, None]), ctx)

@@ -17,7 +17,7 @@
 typedef uint16_t half_bits;
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
-constexpr int TILE = 16, GROUP = 32, MOST = 16;  // rows per tile, columns per scale, vectors at a time
+constexpr int TILE = 16, GROUP = 32, MOST = 32;  // rows per tile, columns per scale, vectors at a time
 
 struct Matrix {
     int64_t format, rows, cols;

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scops.language.model import LanguageModel
 from scops.native.library import library
 from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
+from scops.native.pages import pages_of
 from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, PreNorm
 from scops.nn.cache import Paged
@@ -36,14 +37,6 @@ class AttentionStruct(ctypes.Structure):
 
 class FeedForwardStruct(ctypes.Structure):
     _fields_ = (("before", NormStruct), *((name, MatrixStruct) for name in ("gate", "up", "down")))
-
-
-class PagesStruct(ctypes.Structure):
-    _fields_ = (
-        ("page", ctypes.c_int64), ("heads", ctypes.c_int64), ("width", ctypes.c_int64), ("bfloat16", ctypes.c_int64),
-        ("keys", ctypes.c_void_p), ("values", ctypes.c_void_p), ("table", ctypes.c_void_p), ("lengths", ctypes.c_void_p),
-        ("longest", ctypes.c_int64), ("window", ctypes.c_int64),
-    )  # fmt: skip
 
 
 @dataclass
@@ -86,10 +79,7 @@ class AttentionStep:
     def __call__(self, x_B1D: Tensor, step: Step) -> Tensor:
         kernels, width = cast(ctypes.CDLL, library()), self.module.head_dim
         k_PKSH, v_PKSH = step.cache.pages(self.module.slot, self.kv_heads, width, x_B1D.dtype)
-        pages = PagesStruct(
-            k_PKSH.shape[2], self.kv_heads, width, k_PKSH.dtype is torch.bfloat16, k_PKSH.data_ptr(), v_PKSH.data_ptr(),
-            step.table_BL.data_ptr(), step.lengths_B.data_ptr(), step.table_BL.shape[1], step.window or 0,
-        )  # fmt: skip
+        pages = pages_of(k_PKSH, v_PKSH, step.table_BL, step.lengths_B, step.window)
         turns = (None, None) if self.module.rope is None else [t.data_ptr() for t in step.turned(self.module.rope)]
         rows, y_B1D = len(x_B1D), torch.empty_like(x_B1D)
         room = step.space(kernels.attention_room(ctypes.byref(self.struct), ctypes.byref(pages), rows))
@@ -148,7 +138,6 @@ class Steps:
         if not self.takes(x_B1D, ctx):
             return self.language.hidden(x_B1D, ctx)
         cache = cast(Paged, ctx.cache)
-        cache.reserve(torch.ones_like(cache.lengths_B))
         step = Step(
             ctx, cache, cache.table_BL.contiguous(), cache.lengths_B.contiguous(), {}, self.room,
             self.language.window, torch.get_num_threads(),

@@ -63,7 +63,7 @@ class SelfAttention(Attention):
             cos, sin = ctx.once((self.rope, q.dtype), lambda: self.turns(ctx, q.dtype))
             q, k = turned(q, cos, sin), turned(k, cos, sin)
         if ctx.cache is not None:
-            k, v = ctx.cache.append(self.slot, k, v)
+            return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible)
         return q, attend(q, k, v, ctx.visible)
 
     def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:

@@ -1,20 +1,34 @@
 """Keys and values of tokens already read. Knows neither layers nor what keys mean."""
 
-# B rows, K key heads, T new tokens, S kept tokens, H head width, R chosen rows
-from collections.abc import Callable
+# B rows, N query heads, K key heads, T new tokens, S kept tokens (or tokens per page), H head width, R chosen rows,
+# P pages, L pages per row
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from scops.native.pages import attend_pages, takes
+from scops.ops.attention import Visible, attend
+from scops.ops.masks import Behind, Causal, Mask
+
 Pair = tuple[Tensor, Tensor]
 
 
 class Cache(Protocol):
-    """One face for growing, fixed (and later paged) memory of keys and values.
+    """One face for growing, fixed and paged memory of keys and values.
 
-    A forward appends its tokens at every attention's slot; then `advance` says how many of them each row keeps.
+    `reserve` makes room; a forward attends at every attention's slot; then `advance` says how many of its tokens each
+    row keeps.
     """
+
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        """Before a forward, room for that many more tokens of each row; padding behind them needs none."""
+        ...
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        """Keep the new keys and values; what the queries find in all that `visible` lets them see, (B, N, T, H)."""
+        ...
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         """Put new tokens behind the old ones; returns all keys and values, (B, K, S, H) each."""
@@ -24,8 +38,8 @@ class Cache(Protocol):
         """Keys and values that never change while text grows (of a memory): made at the first call."""
         ...
 
-    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
-        """bool (B, 1, T, S): what each of the next `tokens` may see; None when the cache is empty (plain causal)."""
+    def visible(self, tokens: int, window: int | None = None) -> Visible:
+        """What each of the next `tokens` may see."""
         ...
 
     def advance(self, tokens_B: Tensor) -> None:
@@ -43,7 +57,7 @@ class Paged(Protocol):
 
     Args:
         table_BL: int32, the pages of each row in order.
-        lengths_B: int64, tokens kept.
+        lengths_B, tokens_B: int64, tokens kept, and those that room was reserved for.
     """
 
     lengths_B: Tensor
@@ -51,13 +65,36 @@ class Paged(Protocol):
     @property
     def table_BL(self) -> Tensor: ...
 
-    def reserve(self, tokens_B: Tensor) -> None:
-        """Make sure that each row has room for so many tokens more; they count as appended."""
+    tokens_B: Tensor
+
+    def reserve(self, tokens_B: Sequence[int]) -> None: ...
+
+    def write(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
+        """New keys and values into the pages, behind the old ones."""
         ...
 
     def pages(self, slot: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pair:
         """(P, K, S, H) each, made at the first call."""
         ...
+
+
+def behind(lengths_B: Tensor, tokens: int, keys: int, window: int | None) -> Mask:
+    """What new tokens behind lengths_B others see; plain causal where there are none."""
+    if keys == tokens and (window is None or tokens <= window):
+        return Causal()
+    return Behind(lengths_B, tokens, keys, window)
+
+
+def attend_in_pages(
+    cache: Paged, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible
+) -> Tensor | None:
+    """Attention of a cache by a kernel; None, and nothing is kept, where no kernel takes it."""
+    if not isinstance(visible, Behind | Causal) or not takes(q_BNTH):
+        return None
+    cache.write(slot, k_BKTH, v_BKTH)
+    pages = cache.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
+    numbers = {"table_BL": cache.table_BL, "lengths_B": cache.lengths_B, "tokens_B": cache.tokens_B}
+    return attend_pages(q_BNTH, *pages, **numbers, window=visible.window if isinstance(visible, Behind) else None)
 
 
 class FixedCache:
@@ -72,56 +109,55 @@ class FixedCache:
         self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
         self.slots: dict[int, Pair] = {}
         self.fixed: dict[int, Pair] = {}
-        self._new = 0
-
-    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
-        self._extend(k_BKTH.shape[2])
-        place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
-        row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
-        pages = self.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
-        for kept, new in zip(pages, (k_BKTH, v_BKTH), strict=True):
-            kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
-        k, v = pages
-        return k[:, :, : self.filled + self._new], v[:, :, : self.filled + self._new]
+        self.tokens_B, self._new = torch.zeros(rows, dtype=torch.long, device=device), 0
 
     @property
     def table_BL(self) -> Tensor:
+        """int32 (B, 1): as a paged cache's, every row being one page of `capacity` tokens."""
         return torch.arange(len(self.lengths_B), dtype=torch.int32, device=self.lengths_B.device)[:, None]
 
-    def reserve(self, tokens_B: Tensor) -> None:
-        self._extend(int(tokens_B.max()))
-
     def pages(self, slot: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> Pair:
+        """Keys and values (P, K, S, H) of all rows, P = B and S = capacity; made at the first use."""
         if slot not in self.slots:
-            size, device = (len(self.lengths_B), kv_heads, self.capacity, head_dim), self.lengths_B.device
-            self.slots[slot] = (
-                torch.zeros(size, dtype=dtype, device=device),
-                torch.zeros(size, dtype=dtype, device=device),
-            )
+            shape = len(self.lengths_B), kv_heads, self.capacity, head_dim
+            room = {"dtype": dtype, "device": self.lengths_B.device}
+            self.slots[slot] = torch.zeros(shape, **room), torch.zeros(shape, **room)
         return self.slots[slot]
 
-    def _extend(self, tokens: int) -> None:
-        if self.filled + tokens > self.capacity:
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        end = self.filled + max(tokens_B)
+        if end > self.capacity:
             raise ValueError(
-                f"the cache holds {self.capacity} tokens per row, but {self.filled + tokens} were asked for; "
+                f"the cache holds {self.capacity} tokens per row, but {end} were asked for; "
                 "make the session with a larger capacity"
             )
-        self._new = tokens
+        self.tokens_B, self._new = torch.tensor(tokens_B, device=self.lengths_B.device), max(tokens_B)
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        found = attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
+        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible) if found is None else found
+
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
+        self.write(slot, k_BKTH, v_BKTH)
+        k, v = self.slots[slot]
+        end = self.filled + k_BKTH.shape[2]
+        return k[:, :, :end], v[:, :, :end]
+
+    def write(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
+        assert k_BKTH.shape[2] == self._new, f"room was reserved for {self._new} tokens, not {k_BKTH.shape[2]}"
+        kept_PKSH = self.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
+        place_BT = self.lengths_B[:, None] + torch.arange(self._new, device=k_BKTH.device)
+        row_B1 = torch.arange(len(place_BT), device=k_BKTH.device)[:, None]
+        for kept, new in zip(kept_PKSH, (k_BKTH, v_BKTH), strict=True):
+            kept[row_B1, :, place_BT] = new.transpose(1, 2).to(kept.dtype)
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
         if slot not in self.fixed:
             self.fixed[slot] = make()
         return self.fixed[slot]
 
-    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
-        if not self.slots:
-            return None
-        keys_S = torch.arange(self.filled + tokens, device=self.lengths_B.device)
-        place_BT = self.lengths_B[:, None] + torch.arange(tokens, device=self.lengths_B.device)
-        seen_BTS = keys_S <= place_BT[..., None]
-        if window is not None:
-            seen_BTS &= place_BT[..., None] - keys_S < window
-        return seen_BTS[:, None]
+    def visible(self, tokens: int, window: int | None = None) -> Mask:
+        return behind(self.lengths_B, tokens, self.filled + tokens, window)
 
     def advance(self, tokens_B: Tensor) -> None:
         self.lengths_B = self.lengths_B + tokens_B
@@ -147,6 +183,12 @@ class GrowingCache:
     def lengths_B(self) -> Tensor:
         return self.real_BS.sum(1)
 
+    def reserve(self, tokens_B: Sequence[int]) -> None:
+        pass  # it grows
+
+    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible)
+
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self._new = k_BKTH.shape[2]
         old = self.slots.get(slot)
@@ -160,9 +202,9 @@ class GrowingCache:
             self.fixed[slot] = make()
         return self.fixed[slot]
 
-    def visible(self, tokens: int, window: int | None = None) -> Tensor | None:
-        if not self.slots:
-            return None
+    def visible(self, tokens: int, window: int | None = None) -> Visible:
+        if not self.slots and (window is None or tokens <= window):
+            return Causal()
         rows = len(self.real_BS)
         new_T = torch.arange(tokens, device=self.real_BS.device)
         place_BT = self.lengths_B[:, None] + new_T

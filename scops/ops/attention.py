@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from scops.ops.masks import Causal, Documents, Mask
+from scops.ops.masks import Behind, Causal, Documents, Mask
 
 Visible = Mask | Tensor | None
 """None: every query sees every key. Tensor: bool, broadcastable to (B, N, T, S). Mask: a predicate."""
@@ -41,7 +41,7 @@ def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: tor
     """What all layers of one forward share: a mask that has a fast path stays itself, any other becomes dense once."""
     if not isinstance(visible, Mask) or isinstance(visible, Documents):
         return visible
-    if isinstance(visible, Causal) and queries == keys:
+    if isinstance(visible, Behind) or (isinstance(visible, Causal) and queries == keys):
         return visible
     return visible.dense(rows, queries, keys, device)
 

@@ -7,6 +7,7 @@ FlexAttention's form, so that one statement serves a dense mask, a block mask an
 # B rows, T queries, S keys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,6 +47,33 @@ class Causal(Mask):
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return k <= q
+
+
+@dataclass(frozen=True, eq=False)
+class Behind(Mask):
+    """Causal, for new tokens that stand behind lengths_B tokens of each row. Dense once for all layers of a forward.
+
+    Args:
+        keys: how many there are at most, the new ones included.
+        window: as in Window.
+    """
+
+    lengths_B: Tensor
+    tokens: int
+    keys: int
+    window: int | None = None
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        place = self.lengths_B[b] + q
+        return (k <= place) if self.window is None else (k <= place) & (place - k < self.window)
+
+    def dense(self, rows: int, queries: int, keys: int, device: torch.device | str) -> Tensor:
+        assert (rows, queries, keys) == (len(self.lengths_B), self.tokens, self.keys), "made for other tokens"
+        return self._dense
+
+    @cached_property
+    def _dense(self) -> Tensor:
+        return super().dense(len(self.lengths_B), self.tokens, self.keys, self.lengths_B.device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""What the connectors made of media, by content, so that a picture asked about again is encoded once."""
+
+# M media items, C channels, Q tokens per item, D width
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scops.core.batch import Batch, Example
+
+MEDIA_BYTES = 256 * 2**20
+GROUP = 4
+"""Pictures encoded at once: more gain nothing on a CPU and need more memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One prepared picture of an example and where its tokens stand.
+
+    Args:
+        digest: of its content and preparation, in full.
+        pixels: (C, height, width); None when the example came without.
+    """
+
+    kind: str
+    digest: str
+    start: int
+    length: int
+    pixels: np.ndarray | None
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+def items_of(example: Example) -> tuple[Item, ...]:
+    """In reading order; pictures without a digest get one of their pixels."""
+    met: dict[str, int] = {}
+    items = []
+    for span in example.spans:
+        number = met[span.kind] = met.get(span.kind, -1) + 1
+        media, digests = example.media.get(span.kind, ()), example.digests.get(span.kind, ())
+        pixels = media[number] if media else None
+        if digests:
+            digest = digests[number]
+        elif pixels is not None:
+            digest = _digest(pixels)
+        else:
+            raise ValueError(f"{example.name}: item {number} of {span.kind!r} has neither pixels nor a digest")
+        items.append(Item(span.kind, digest, span.start, span.length, pixels))
+    return tuple(items)
+
+
+def _digest(pixels: np.ndarray) -> str:
+    head = repr((pixels.dtype.str, pixels.shape)).encode()
+    return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+class Encoded:
+    """Tokens by kind and digest; those not asked for the longest go when there are too many bytes.
+
+    Args:
+        connect: a decoder's own, of a batch with media.
+    """
+
+    def __init__(self, connect: Callable[[Batch], Mapping[str, Tensor]], most_bytes: int):
+        self.connect, self.most_bytes, self.bytes = connect, most_bytes, 0
+        self._kept: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+
+    def __call__(self, items: Sequence[Item], like: Tensor) -> list[Tensor]:
+        """(Q, D) of each item; equal ones and those known are not encoded again.
+
+        Args:
+            like: pixels go to its device and dtype.
+        """
+        found: dict[tuple[str, str], Tensor] = {}
+        new: dict[tuple[str, tuple[int, ...]], dict[str, tuple[Item, np.ndarray]]] = {}
+        for item in items:
+            key = item.kind, item.digest
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                found[key] = self._kept[key]
+            elif item.pixels is None:
+                raise ValueError(f"{item.kind} {item.digest} came without pixels, and it is not kept any more")
+            else:
+                new.setdefault((item.kind, item.pixels.shape), {})[item.digest] = item, item.pixels
+        for (kind, _), group in new.items():
+            digests = [*group]
+            for some in (digests[start : start + GROUP] for start in range(0, len(digests), GROUP)):
+                for digest, tokens_QD in zip(some, self._made(kind, [group[d] for d in some], like), strict=True):
+                    found[kind, digest] = tokens_QD
+                    self._keep((kind, digest), tokens_QD)
+        return [found[item.kind, item.digest] for item in items]
+
+    def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Tensor]:
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in items])).to(like)
+        nothing_11 = torch.zeros(1, 1, dtype=torch.long, device=like.device)
+        tokens_MQD = self.connect(Batch(nothing_11, nothing_11, (1,), ((0,),), media={kind: pixels}))[kind]
+        for item, _ in items:
+            if tokens_MQD.shape[1] != item.length:
+                raise ValueError(
+                    f"the text has room for {item.length} tokens of {kind!r}, but the connector made "
+                    f"{tokens_MQD.shape[1]}; the layout and the connector disagree on tokens per item"
+                )
+        return [tokens_QD.clone() for tokens_QD in tokens_MQD]  # of its own, so that it can be let go alone
+
+    def _keep(self, key: tuple[str, str], tokens_QD: Tensor) -> None:
+        if tokens_QD.nbytes > self.most_bytes:
+            return
+        self._kept[key] = tokens_QD
+        self.bytes += tokens_QD.nbytes
+        while self.bytes > self.most_bytes:
+            _, gone_QD = self._kept.popitem(last=False)
+            self.bytes -= gone_QD.nbytes
