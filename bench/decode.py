@@ -19,7 +19,7 @@ from scops.generate.sampler import Sampler, Sampling
 from scops.model import Model
 
 SIZE, PACKAGE = "smollm2-135m-instruct", "smollm2-135m"
-CONTEXTS = (64, 512)
+CONTEXTS = (64, 512, 2048)
 NEW = 32
 
 
@@ -105,35 +105,48 @@ def check_model(model: Model, *, context: int, new: int) -> str:
 def measure(settings: Settings) -> Iterator[Pair | Skip]:
     if not llama_cpp_peer.is_here():
         yield Skip(llama_cpp_peer.PEER, llama_cpp_peer.MISSING)
-    for dtype in (torch.float32, torch.bfloat16):
-        model = scops.load(SIZE, dtype=dtype)
-        peer = peer_of(model)
+    exact, brief = (scops.load(SIZE, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    peers = {"float32": peer_of(exact), "bfloat16": peer_of(brief)}
+    for context in CONTEXTS:
+        yield against_transformers(exact, peers, "float32", context, settings)
+        for form in peers:
+            yield against_transformers(brief, peers, form, context, settings)
+    if llama_cpp_peer.is_here():
+        small = [scops.load(SIZE, dtype=torch.bfloat16, quantise=kind) for kind in ("int8", "int4")]
         for context in CONTEXTS:
-            yield against_transformers(model, peer, context, settings)
-            if llama_cpp_peer.is_here():
+            for model in (brief, *small):
                 yield against_llama_cpp(model, context, settings)
 
 
-def against_transformers(model: Model, peer: nn.Module, context: int, settings: Settings) -> Pair:
-    ids = prompt(model, context)
+def against_transformers(
+    model: Model, peers: Mapping[str, nn.Module], form: str, context: int, settings: Settings
+) -> Pair:
+    ids, peer = prompt(model, context), peers[form]
     checked = check(ours(model, ids, NEW), theirs(peer, ids, NEW))
     seconds = interleave(lambda: ours(model, ids, NEW).seconds, lambda: theirs(peer, ids, NEW).seconds, settings.rounds)
-    return Pair(_case(model, context), "transformers generate", "tokens", NEW - 1, checked, seconds)
+    return Pair(_case(model, context), f"transformers generate, {form}", "tokens", NEW - 1, checked, seconds)
 
 
 def against_llama_cpp(model: Model, context: int, settings: Settings) -> Pair:
     ids, capacity = prompt(model, context), context + NEW
-    with llama_cpp_peer.opened(PACKAGE, model.dtype, capacity=capacity, threads=settings.threads) as peer:
+    tolerance = llama_cpp_peer.QUANTISED_TOLERANCE if model.quantised else llama_cpp_peer.TOLERANCE
+    with llama_cpp_peer.opened(PACKAGE, form_of(model), capacity=capacity, threads=settings.threads) as peer:
         written = of_llama_cpp(peer, ids, NEW)
-        checked = check(ours(model, ids, NEW), written, tolerance=llama_cpp_peer.TOLERANCE)
+        checked = check(ours(model, ids, NEW), written, tolerance=tolerance)
         seconds = interleave(
             lambda: ours(model, ids, NEW).seconds, lambda: of_llama_cpp(peer, ids, NEW).seconds, settings.rounds
         )
-    return Pair(_case(model, context), llama_cpp_peer.PEER, "tokens", NEW - 1, checked, seconds)
+    name = f"{llama_cpp_peer.PEER} {llama_cpp_peer.FORMS[form_of(model)].rpartition('MOSTLY_')[2]}"
+    return Pair(_case(model, context), name, "tokens", NEW - 1, checked, seconds)
 
 
 def _case(model: Model, context: int) -> str:
-    return f"greedy after {context} tokens, {str(model.dtype).removeprefix('torch.')}"
+    return f"greedy after {context} tokens, {form_of(model)}"
+
+
+def form_of(model: Model) -> str:
+    """Of the language model's weights."""
+    return model.quantised.get("language", str(model.dtype).removeprefix("torch."))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""llama.cpp as the other side, where llama-cpp-python is installed: our packaged GGUF in the dtype that we compute in."""
+"""llama.cpp as the other side, where llama-cpp-python is installed: our packaged GGUF in the form that we compute in."""
 
 # V vocabulary
 import ctypes
@@ -19,8 +19,13 @@ PEER = "llama.cpp"
 MISSING = "llama-cpp-python is not installed"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Looser than against transformers: other kernels, other orders of sums, an approximate exponential."""
+QUANTISED_TOLERANCE = {torch.bfloat16: 0.25}
+"""Both sides round the same weights, but not the head and the vectors alike."""
 
-FORMS = {torch.float32: "LLAMA_FTYPE_ALL_F32", torch.bfloat16: "LLAMA_FTYPE_MOSTLY_BF16"}
+FORMS = {
+    "float32": "LLAMA_FTYPE_ALL_F32", "bfloat16": "LLAMA_FTYPE_MOSTLY_BF16",
+    "int8": "LLAMA_FTYPE_MOSTLY_Q8_0", "int4": "LLAMA_FTYPE_MOSTLY_Q4_0",
+}  # fmt: skip
 CHUNK = 512
 
 
@@ -29,17 +34,17 @@ def is_here() -> bool:
 
 
 @contextmanager
-def opened(package: str, dtype: torch.dtype, *, capacity: int, threads: int) -> Iterator["LlamaCpp"]:
-    """The package's file, unpacked to a dtype first: on its 4-bit weights llama.cpp would compute something else."""
+def opened(package: str, form: str, *, capacity: int, threads: int) -> Iterator["LlamaCpp"]:
+    """The package's file, brought into a form first."""
     import llama_cpp
 
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "unpacked.gguf"
         asked = llama_cpp.llama_model_quantize_default_params()
-        asked.ftype, asked.allow_requantize, asked.nthread = getattr(llama_cpp, FORMS[dtype]), True, threads
+        asked.ftype, asked.allow_requantize, asked.nthread = getattr(llama_cpp, FORMS[form]), True, threads
         if llama_cpp.llama_model_quantize(str(fetch(package)).encode(), str(unpacked).encode(), ctypes.byref(asked)):
-            raise RuntimeError(f"llama.cpp could not unpack {fetch(package)} to {dtype}")
-        kept = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if dtype == torch.float32 else {}
+            raise RuntimeError(f"llama.cpp could not unpack {fetch(package)} to {form}")
+        kept = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if form == "float32" else {}
         model = llama_cpp.Llama(
             str(unpacked), n_ctx=capacity, n_batch=CHUNK, n_ubatch=CHUNK, n_threads=threads, n_threads_batch=threads,
             verbose=False, **kept,

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 import scops
 from bench import llama_cpp_peer
-from bench.decode import PACKAGE, SIZE
+from bench.decode import PACKAGE, SIZE, form_of
 from bench.pair import Pair, Settings, Skip, interleave, run, timed
 from bench.peers import TOLERANCE, batch_of, compare, peer_of, prompt
 from scops.model import Model
 
-LENGTHS = (64, 512)
+LENGTHS = (64, 512, 2048)
 
 
 @torch.no_grad()
@@ -60,14 +60,14 @@ def against_transformers(model: Model, peer: nn.Module, length: int, settings: S
 
 def against_llama_cpp(model: Model, length: int, settings: Settings) -> Pair:
     ids = prompt(model, length)
-    with llama_cpp_peer.opened(PACKAGE, model.dtype, capacity=length, threads=settings.threads) as peer:
+    with llama_cpp_peer.opened(PACKAGE, form_of(model), capacity=length, threads=settings.threads) as peer:
         checked = check(ours(model, ids), peer.read(ids), tolerance=llama_cpp_peer.TOLERANCE)
         seconds = interleave(timed(lambda: ours(model, ids)), timed(lambda: peer.read(ids)), settings.rounds)
     return Pair(_case(model, length), llama_cpp_peer.PEER, "tokens", length, checked, seconds)
 
 
 def _case(model: Model, length: int) -> str:
-    return f"{length} tokens, {str(model.dtype).removeprefix('torch.')}"
+    return f"{length} tokens, {form_of(model)}"
 
 
 if __name__ == "__main__":
