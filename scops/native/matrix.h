@@ -198,14 +198,22 @@ inline void rows_product(const Matrix& w, int64_t tile, const Vectors& x, int64_
             __m512 sum[M][4];
             for (int m = 0; m < M; m++)
                 for (int i = 0; i < 4; i++) sum[m][i] = _mm512_setzero_ps();
-            for (int64_t c = 0; c < w.cols; c += 32) {
-                __mmask32 inside = w.cols - c >= 32 ? ~0u : (1u << (w.cols - c)) - 1;
-                __m512bh weights[4];
-                for (int i = 0; i < 4; i++) weights[i] = (__m512bh)_mm512_maskz_loadu_epi16(inside, rows[i] + c);
+            const int64_t full = w.cols / 32 * 32;
+            auto add = [&](int64_t c, const __m512bh* weights) {
                 for (int m = 0; m < M; m++) {
                     __m512bh vector = (__m512bh)_mm512_loadu_si512(x.brief + (first + m) * wide + c);
                     for (int i = 0; i < 4; i++) sum[m][i] = _mm512_dpbf16_ps(sum[m][i], weights[i], vector);
                 }
+            };
+            __m512bh weights[4];
+            for (int64_t c = 0; c < full; c += 32) {
+                for (int i = 0; i < 4; i++) weights[i] = (__m512bh)_mm512_loadu_si512(rows[i] + c);
+                add(c, weights);
+            }
+            if (full < w.cols) {
+                const __mmask32 inside = (1u << (w.cols - full)) - 1;
+                for (int i = 0; i < 4; i++) weights[i] = (__m512bh)_mm512_maskz_loadu_epi16(inside, rows[i] + full);
+                add(full, weights);
             }
             for (int m = 0; m < M; m++)
                 for (int i = 0; i < some; i++) out[m * TILE + r + i] = _mm512_reduce_add_ps(sum[m][i]);
