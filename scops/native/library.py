@@ -25,10 +25,8 @@ OPTIONS = (
     "-fPIC",
 )
 SIGNATURES = (
-    ("attention_room", "ppi", "i"),
-    ("attention_step", "ppipp" + "ppipi", ""),
-    ("feed_forward_room", "pi", "i"),
-    ("feed_forward_step", "pippipi", ""),
+    ("steps_room", "pipi", "i"),
+    ("steps", "pipipipi", ""),
     ("product_room", "pi", "i"),
     ("product", "pipipipi", ""),
     ("floats", "ppii", ""),

@@ -2,8 +2,9 @@
 
 # B rows, D width, V vocabulary, N query heads, K key heads, H head width
 import ctypes
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from scops.language.model import LanguageModel
 from scops.native.library import library
 from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
-from scops.native.pages import pages_of
+from scops.native.pages import PagesStruct
 from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, PreNorm
 from scops.nn.cache import Paged
@@ -31,7 +32,8 @@ class NormStruct(ctypes.Structure):
 class AttentionStruct(ctypes.Structure):
     _fields_ = (
         *((name, NormStruct) for name in ("before", "q_norm", "k_norm")),
-        *((name, MatrixStruct) for name in "qkvo"), ("heads", ctypes.c_int64), ("scale", ctypes.c_float),
+        *((name, MatrixStruct) for name in "qkvo"),
+        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "width")), ("scale", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -39,32 +41,10 @@ class FeedForwardStruct(ctypes.Structure):
     _fields_ = (("before", NormStruct), *((name, MatrixStruct) for name in ("gate", "up", "down")))
 
 
-@dataclass
-class Step:
-    """What all sub-layers of one step share."""
-
-    ctx: Context
-    cache: Paged
-    table_BL: Tensor
-    lengths_B: Tensor
-    turns: dict[int, tuple[Tensor, Tensor]]
-    room: Tensor
-    window: int | None
-    threads: int
-
-    def turned(self, rope: Rope) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, float32 (B, H)."""
-        if id(rope) not in self.turns:
-            assert self.ctx.positions_BT is not None, "a rope needs positions in the context"
-            cos, sin = rope.turns(self.ctx.positions_BT)
-            self.turns[id(rope)] = cos.contiguous(), sin.contiguous()
-        return self.turns[id(rope)]
-
-    def space(self, size: int) -> int:
-        """Address of so many bytes."""
-        if self.room.numel() < size:
-            self.room = torch.empty(size, dtype=torch.uint8)
-        return self.room.data_ptr()
+class LayerStruct(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("attention", "feed_forward", "keys", "values", "cosine", "sine")
+    )
 
 
 @dataclass(frozen=True)
@@ -74,20 +54,13 @@ class AttentionStep:
     struct: AttentionStruct
     kept: tuple[Any, ...]
     module: SelfAttention
-    kv_heads: int
 
-    def __call__(self, x_B1D: Tensor, step: Step) -> Tensor:
-        kernels, width = cast(ctypes.CDLL, library()), self.module.head_dim
-        k_PKSH, v_PKSH = step.cache.pages(self.module.slot, self.kv_heads, width, x_B1D.dtype)
-        pages = pages_of(k_PKSH, v_PKSH, step.table_BL, step.lengths_B, step.window)
-        turns = (None, None) if self.module.rope is None else [t.data_ptr() for t in step.turned(self.module.rope)]
-        rows, y_B1D = len(x_B1D), torch.empty_like(x_B1D)
-        room = step.space(kernels.attention_room(ctypes.byref(self.struct), ctypes.byref(pages), rows))
-        kernels.attention_step(
-            ctypes.byref(self.struct), ctypes.byref(pages), rows, *turns, x_B1D.data_ptr(), y_B1D.data_ptr(),
-            x_B1D.dtype is torch.bfloat16, room, step.threads,
-        )  # fmt: skip
-        return y_B1D
+    def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: "Turns") -> None:
+        """What differs between steps."""
+        k_PKSH, v_PKSH = cache.pages(self.module.slot, self.struct.kv_heads, self.struct.width, dtype)
+        layer.attention, layer.keys, layer.values = ctypes.addressof(self.struct), k_PKSH.data_ptr(), v_PKSH.data_ptr()
+        if self.module.rope is not None:
+            layer.cosine, layer.sine = turns(self.module.rope)
 
 
 @dataclass(frozen=True)
@@ -97,24 +70,27 @@ class FeedForwardStep:
     struct: FeedForwardStruct
     kept: tuple[Any, ...]
 
-    def __call__(self, x_B1D: Tensor, step: Step) -> Tensor:
-        kernels, rows, y_B1D = cast(ctypes.CDLL, library()), len(x_B1D), torch.empty_like(x_B1D)
-        room = step.space(kernels.feed_forward_room(ctypes.byref(self.struct), rows))
-        kernels.feed_forward_step(
-            ctypes.byref(self.struct), rows, x_B1D.data_ptr(), y_B1D.data_ptr(), x_B1D.dtype is torch.bfloat16, room,
-            step.threads,
-        )  # fmt: skip
-        return y_B1D
+    def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: "Turns") -> None:
+        layer.feed_forward = ctypes.addressof(self.struct)
 
 
-@dataclass(frozen=True)
-class AnyStep:
-    """Any other sub-layer, as it is."""
+Known = AttentionStep | FeedForwardStep
 
-    module: nn.Module
 
-    def __call__(self, x_B1D: Tensor, step: Step) -> Tensor:
-        return self.module(x_B1D, step.ctx)
+class Turns:
+    """Addresses of cosine and sine, float32 (B, H), worked out once per step and rope."""
+
+    def __init__(self, positions_BT: Tensor | None):
+        self.positions_BT = positions_BT
+        self.made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, rope: Rope) -> tuple[int, int]:
+        if id(rope) not in self.made:
+            assert self.positions_BT is not None, "a rope needs positions in the context"
+            cos, sin = rope.turns(self.positions_BT)
+            self.made[id(rope)] = cos.contiguous(), sin.contiguous()
+        cos, sin = self.made[id(rope)]
+        return cos.data_ptr(), sin.data_ptr()
 
 
 class Steps:
@@ -122,11 +98,17 @@ class Steps:
 
     def __init__(self, language: LanguageModel):
         self.language = language
-        self.sublayers: list[Callable[[Tensor, Step], Tensor]] = [
-            planned for block in language.blocks for planned in _planned(block)
+        sublayers = [planned for block in language.blocks for planned in _planned(block)]
+        self.runs = [
+            (known, list(some)) for known, some in groupby(sublayers, key=lambda planned: isinstance(planned, Known))
         ]
         self.head = matrix_of(language.projection())
         self.room = torch.empty(0, dtype=torch.uint8)
+
+    @property
+    def known(self) -> list[bool]:
+        """For each sub-layer in order, whether kernels take it."""
+        return [known for known, some in self.runs for _ in some]
 
     def takes(self, x_BTD: Tensor, ctx: Context) -> bool:
         """One token per row, few rows, a cache with pages, and nothing to be differentiated."""
@@ -137,16 +119,30 @@ class Steps:
         """As LanguageModel.hidden."""
         if not self.takes(x_B1D, ctx):
             return self.language.hidden(x_B1D, ctx)
-        cache = cast(Paged, ctx.cache)
-        step = Step(
-            ctx, cache, cache.table_BL.contiguous(), cache.lengths_B.contiguous(), {}, self.room,
-            self.language.window, torch.get_num_threads(),
-        )  # fmt: skip
-        x_B1D = x_B1D.contiguous()
-        for sublayer in self.sublayers:
-            x_B1D = sublayer(x_B1D, step)
-        self.room = step.room
+        turns, x_B1D = Turns(ctx.positions_BT), x_B1D.clone(memory_format=torch.contiguous_format)
+        for known, sublayers in self.runs:
+            if known:
+                self._run(cast(list[Known], sublayers), x_B1D, cast(Paged, ctx.cache), turns)
+            else:
+                for sublayer in cast(list[nn.Module], sublayers):
+                    x_B1D = sublayer(x_B1D, ctx)
+                x_B1D = x_B1D.contiguous()
         return self.language.norm(x_B1D)
+
+    def _run(self, sublayers: Sequence[Known], x_B1D: Tensor, cache: Paged, turns: Turns) -> None:
+        """Sub-layers that the kernels know, one behind the other, in place."""
+        kernels, layers = cast(ctypes.CDLL, library()), (LayerStruct * len(sublayers))()
+        for layer, sublayer in zip(layers, sublayers, strict=True):
+            sublayer.fill(layer, cache, x_B1D.dtype, turns)
+        table_BL, lengths_B = cache.table_BL.contiguous(), cache.lengths_B.contiguous()
+        brief, window = x_B1D.dtype is torch.bfloat16, self.language.window or 0
+        of_all = table_BL.data_ptr(), lengths_B.data_ptr(), table_BL.shape[1], window
+        pages = PagesStruct(cache.page, 0, 0, brief, None, None, *of_all)
+        told = layers, len(layers), ctypes.byref(pages), len(x_B1D)
+        size = kernels.steps_room(*told)
+        if self.room.numel() < size:
+            self.room = torch.empty(size, dtype=torch.uint8)
+        kernels.steps(*told, x_B1D.data_ptr(), brief, self.room.data_ptr(), torch.get_num_threads())
 
     def logits(self, x_BD: Tensor) -> Tensor:
         """As LanguageModel.logits."""
@@ -160,13 +156,13 @@ def steps_of(language: LanguageModel) -> Steps | None:
     if next(language.parameters()).device.type != "cpu" or library() is None:
         return None
     steps = Steps(language)
-    return None if all(isinstance(sublayer, AnyStep) for sublayer in steps.sublayers) else steps
+    return steps if any(steps.known) else None
 
 
-def _planned(block: nn.Module) -> list[Callable[[Tensor, Step], Tensor]]:
+def _planned(block: nn.Module) -> list[Known | nn.Module]:
     if type(block) is not Block:
-        return [AnyStep(block)]
-    return [_attention(child) or _feed_forward(child) or AnyStep(child) for child in block.children()]
+        return [block]
+    return [_attention(child) or _feed_forward(child) or child for child in block.children()]
 
 
 def _attention(sublayer: nn.Module) -> AttentionStep | None:
@@ -186,9 +182,9 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
     ):
         return None
     structs = [norm.struct for norm in cast(list[Norm], norms)]
-    scale = body.head_dim**-0.5
-    struct = AttentionStruct(*structs, q.struct, k.struct, v.struct, o.struct, heads, scale)
-    return AttentionStep(struct, (norms, parts), body, kv_heads)
+    sizes = heads, kv_heads, body.head_dim, body.head_dim**-0.5
+    struct = AttentionStruct(*structs, q.struct, k.struct, v.struct, o.struct, *sizes)
+    return AttentionStep(struct, (norms, parts), body)
 
 
 def _feed_forward(sublayer: nn.Module) -> FeedForwardStep | None:

@@ -47,12 +47,10 @@ static void project(const Matrix& w, const Vectors& x, int64_t rows, const void*
     }
 }
 
-extern "C" {
-
 struct AttentionLayer {
     Norm before, q_norm, k_norm;
     Matrix q, k, v, o;
-    int64_t heads;
+    int64_t heads, kv_heads, width;
     float scale;
 };
 
@@ -61,131 +59,158 @@ struct FeedForwardLayer {
     Matrix gate, up, down;
 };
 
-int64_t most_rows() { return MOST; }
+// One sub-layer of a step: of the two pointers that say what it is one is null.
+struct Layer {
+    const AttentionLayer* attention;
+    const FeedForwardLayer* feed_forward;
+    void *keys, *values;        // of the cache, for this attention
+    const float *cosine, *sine;  // (rows, width), or null
+};
 
-int64_t attention_room(const AttentionLayer* layer, const Pages* p, int64_t rows) {
-    int64_t chunks = 0;
-    for (int64_t row = 0; row < rows; row++) chunks = std::max(chunks, p->chunks(row));
-    int64_t partial = rows * layer->heads * chunks * (p->width + 2) * 4;
-    return Vectors::bytes(rows, layer->q.cols) + Vectors::bytes(rows, layer->q.rows) +
-           rows * (layer->q.rows + 2 * layer->k.rows) * 6 + partial + 1024;
-}
-
-// y = x + o(attention(rope(q norm(x)), ...)), and the new keys and values into their pages
-void attention_step(const AttentionLayer* l, const Pages* pages, int64_t rows, const float* cosine, const float* sine,
-                    const void* x, void* y, int64_t bfloat16, char* room, int64_t threads) {
-    const Pages& p = *pages;
-    const int64_t width = p.width, group = l->heads / p.heads, q_wide = l->q.rows, k_wide = l->k.rows;
+static int64_t most_chunks(const Pages& p, int64_t rows) {
     int64_t chunks = 0;
     for (int64_t row = 0; row < rows; row++) chunks = std::max(chunks, p.chunks(row));
-    Vectors in(room, rows, l->q.cols), found(room, rows, q_wide);
+    return chunks;
+}
+
+static int64_t room_of(const AttentionLayer& l, const Pages& p, int64_t rows) {
+    const int64_t partial = rows * l.heads * most_chunks(p, rows) * (l.width + 2) * 4;
+    return Vectors::bytes(rows, l.q.cols) + Vectors::bytes(rows, l.q.rows) + rows * (l.q.rows + 2 * l.k.rows) * 6 + partial;
+}
+
+static int64_t room_of(const FeedForwardLayer& l, int64_t rows) {
+    return Vectors::bytes(rows, l.up.cols) + Vectors::bytes(rows, l.up.rows);
+}
+
+// x += o(attention(rope(q norm(x)), ...)), and the new keys and values into their pages. Called by all threads together.
+static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, const float* cosine, const float* sine, void* x,
+                      bool bfloat16, char* room) {
+    const int64_t width = p.width, group = l.heads / p.heads, q_wide = l.q.rows, k_wide = l.k.rows;
+    const int64_t chunks = most_chunks(p, rows);
+    Vectors in(room, rows, l.q.cols), found(room, rows, q_wide);
     float* q = reinterpret_cast<float*>(room);
     float *k = q + rows * q_wide, *v = k + rows * k_wide;
-    float* partial = v + rows * k_wide;                                    // (rows, heads, chunks, width)
-    float* most = partial + rows * l->heads * chunks * width;              // (rows, heads, chunks)
-    float* total = most + rows * l->heads * chunks;                        // (rows, heads, chunks)
-    half_bits* q16 = reinterpret_cast<half_bits*>(total + rows * l->heads * chunks);
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t begin, end;
-        share(rows, begin, end);
-        for (int64_t row = begin; row < end; row++) {
-            gather(x, row, bfloat16, in);
-            if (l->before.weight) normed(in.row(row), in.cols, l->before, in.row(row));
-            round_all(in, row, l->q.format);
-        }
+    float* partial = v + rows * k_wide;                       // (rows, heads, chunks, width)
+    float* most = partial + rows * l.heads * chunks * width;  // (rows, heads, chunks)
+    float* total = most + rows * l.heads * chunks;            // (rows, heads, chunks)
+    half_bits* q16 = reinterpret_cast<half_bits*>(total + rows * l.heads * chunks);
+    int64_t begin, end;
+    share(rows, begin, end);
+    for (int64_t row = begin; row < end; row++) {
+        gather(x, row, bfloat16, in);
+        if (l.before.weight) normed(in.row(row), in.cols, l.before, in.row(row));
+        round_all(in, row, l.q.format);
+    }
 #pragma omp barrier
-        project(l->q, in, rows, nullptr, q, false);
-        project(l->k, in, rows, nullptr, k, false);
-        project(l->v, in, rows, nullptr, v, false);
+    project(l.q, in, rows, nullptr, q, false);
+    project(l.k, in, rows, nullptr, k, false);
+    project(l.v, in, rows, nullptr, v, false);
 #pragma omp barrier
-        share(rows * p.heads, begin, end);
-        for (int64_t unit = begin; unit < end; unit++) {
-            const int64_t row = unit / p.heads, head = unit % p.heads, at = p.at(row, head, p.lengths[row]);
-            float *key = k + row * k_wide + head * width, *value = v + row * k_wide + head * width;
-            if (l->k_norm.weight) normed(key, width, l->k_norm, key);
-            if (cosine) turned(key, width, cosine + row * width, sine + row * width);
-            for (int64_t i = 0; i < width; i++) {
-                store(p.keys, at + i, key[i], p.bfloat16);
-                store(p.values, at + i, value[i], p.bfloat16);
-            }
-            for (int64_t h = head * group; h < (head + 1) * group; h++) {
-                float* query = q + row * q_wide + h * width;
-                if (l->q_norm.weight) normed(query, width, l->q_norm, query);
-                if (cosine) turned(query, width, cosine + row * width, sine + row * width);
-                for (int64_t i = 0; i < width; i++) q16[row * q_wide + h * width + i] = to_bfloat16(query[i]);
-            }
+    share(rows * p.heads, begin, end);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t row = unit / p.heads, head = unit % p.heads, at = p.at(row, head, p.lengths[row]);
+        float *key = k + row * k_wide + head * width, *value = v + row * k_wide + head * width;
+        if (l.k_norm.weight) normed(key, width, l.k_norm, key);
+        if (cosine) turned(key, width, cosine + row * width, sine + row * width);
+        for (int64_t i = 0; i < width; i++) {
+            store(p.keys, at + i, key[i], p.bfloat16);
+            store(p.values, at + i, value[i], p.bfloat16);
         }
+        for (int64_t h = head * group; h < (head + 1) * group; h++) {
+            float* query = q + row * q_wide + h * width;
+            if (l.q_norm.weight) normed(query, width, l.q_norm, query);
+            if (cosine) turned(query, width, cosine + row * width, sine + row * width);
+            for (int64_t i = 0; i < width; i++) q16[row * q_wide + h * width + i] = to_bfloat16(query[i]);
+        }
+    }
 #pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t unit = 0; unit < rows * p.heads * chunks; unit++) {
-            const int64_t row = unit / (p.heads * chunks), head = unit / chunks % p.heads, chunk = unit % chunks;
-            if (chunk >= p.chunks(row)) continue;
-            float out[256 * 64], high[64], sum[64];
-            const int64_t first = row * q_wide + head * group * width;
-            attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l->scale, out, high, sum);
-            for (int64_t i = 0; i < group; i++) {
-                const int64_t at = (row * l->heads + head * group + i) * chunks + chunk;
-                most[at] = high[i], total[at] = sum[i];
-                std::copy(out + i * width, out + (i + 1) * width, partial + at * width);
-            }
+    for (int64_t unit = 0; unit < rows * p.heads * chunks; unit++) {
+        const int64_t row = unit / (p.heads * chunks), head = unit / chunks % p.heads, chunk = unit % chunks;
+        if (chunk >= p.chunks(row)) continue;
+        float out[256 * 64], high[64], sum[64];
+        const int64_t first = row * q_wide + head * group * width;
+        attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l.scale, out, high, sum);
+        for (int64_t i = 0; i < group; i++) {
+            const int64_t at = (row * l.heads + head * group + i) * chunks + chunk;
+            most[at] = high[i], total[at] = sum[i];
+            std::copy(out + i * width, out + (i + 1) * width, partial + at * width);
         }
-        share(rows * l->heads, begin, end);
-        for (int64_t unit = begin; unit < end; unit++) {
-            const int64_t row = unit / l->heads, mine = p.chunks(row), at = unit * chunks;
-            float high = *std::max_element(most + at, most + at + mine), sum = 0;
-            float* y_head = found.row(row) + unit % l->heads * width;
-            std::fill(y_head, y_head + width, 0.0f);
-            for (int64_t c = 0; c < mine; c++) {
-                const float factor = exponential(most[at + c] - high);
-                sum += factor * total[at + c];
-                for (int64_t i = 0; i < width; i++) y_head[i] += factor * partial[(at + c) * width + i];
-            }
-            for (int64_t i = 0; i < width; i++) y_head[i] /= sum;
-        }
-#pragma omp barrier
-        share(rows * found.groups, begin, end);
-        for (int64_t unit = begin; unit < end; unit++) found.round(unit / found.groups, unit % found.groups, l->o.format);
-#pragma omp barrier
-        project(l->o, found, rows, x, y, bfloat16);
     }
+    share(rows * l.heads, begin, end);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t row = unit / l.heads, mine = p.chunks(row), at = unit * chunks;
+        float high = *std::max_element(most + at, most + at + mine), sum = 0;
+        float* y_head = found.row(row) + unit % l.heads * width;
+        std::fill(y_head, y_head + width, 0.0f);
+        for (int64_t c = 0; c < mine; c++) {
+            const float factor = exponential(most[at + c] - high);
+            sum += factor * total[at + c];
+            for (int64_t i = 0; i < width; i++) y_head[i] += factor * partial[(at + c) * width + i];
+        }
+        for (int64_t i = 0; i < width; i++) y_head[i] /= sum;
+    }
+#pragma omp barrier
+    share(rows * found.groups, begin, end);
+    for (int64_t unit = begin; unit < end; unit++) found.round(unit / found.groups, unit % found.groups, l.o.format);
+#pragma omp barrier
+    project(l.o, found, rows, x, x, bfloat16);
 }
 
-int64_t feed_forward_room(const FeedForwardLayer* layer, int64_t rows) {
-    return Vectors::bytes(rows, layer->up.cols) + Vectors::bytes(rows, layer->up.rows) + 1024;
+// x += down(silu(gate norm(x)) * up norm(x)). Called by all threads together.
+static void feed_forward(const FeedForwardLayer& l, int64_t rows, void* x, bool bfloat16, char* room) {
+    Vectors in(room, rows, l.up.cols), inner(room, rows, l.up.rows);
+    int64_t begin, end;
+    share(rows, begin, end);
+    for (int64_t row = begin; row < end; row++) {
+        gather(x, row, bfloat16, in);
+        normed(in.row(row), in.cols, l.before, in.row(row));
+        round_all(in, row, l.up.format);
+    }
+#pragma omp barrier
+    share(l.up.tiles(), begin, end);
+    float gate[MOST * TILE], up[MOST * TILE];
+    for (int64_t tile = begin; tile < end; tile++) {
+        products(l.gate, tile, in, rows, gate);
+        products(l.up, tile, in, rows, up);
+        for (int64_t m = 0; m < rows; m++)
+            for (int64_t i = 0; i < std::min<int64_t>(l.up.rows - tile * TILE, TILE); i++) {
+                const float g = gate[m * TILE + i], e = exponential(-std::fabs(g));
+                inner.row(m)[tile * TILE + i] = up[m * TILE + i] * g * (g < 0 ? e : 1) / (1 + e);
+            }
+    }
+#pragma omp barrier
+    share(rows * inner.groups, begin, end);
+    for (int64_t unit = begin; unit < end; unit++)
+        inner.round(unit / inner.groups, unit % inner.groups, l.down.format);
+#pragma omp barrier
+    project(l.down, inner, rows, x, x, bfloat16);
 }
 
-// y = x + down(silu(gate norm(x)) * up norm(x))
-void feed_forward_step(const FeedForwardLayer* l, int64_t rows, const void* x, void* y, int64_t bfloat16, char* room,
-                       int64_t threads) {
-    Vectors in(room, rows, l->up.cols), inner(room, rows, l->up.rows);
+static Pages pages_for(const Layer& layer, Pages p) {
+    p.heads = layer.attention->kv_heads, p.width = layer.attention->width, p.keys = layer.keys, p.values = layer.values;
+    return p;
+}
+
+extern "C" {
+
+int64_t steps_room(const Layer* layers, int64_t count, const Pages* pages, int64_t rows) {
+    int64_t most = 0;
+    for (const Layer* l = layers; l < layers + count; l++)
+        most = std::max(most, l->attention ? room_of(*l->attention, *pages, rows) : room_of(*l->feed_forward, rows));
+    return most + 1024;
+}
+
+// x (rows, width of the stream) through all layers, in place. Of `pages` the layers fill in what is theirs.
+void steps(const Layer* layers, int64_t count, const Pages* pages, int64_t rows, void* x, int64_t bfloat16, char* room,
+           int64_t threads) {
 #pragma omp parallel num_threads(threads)
-    {
-        int64_t begin, end;
-        share(rows, begin, end);
-        for (int64_t row = begin; row < end; row++) {
-            gather(x, row, bfloat16, in);
-            normed(in.row(row), in.cols, l->before, in.row(row));
-            round_all(in, row, l->up.format);
-        }
+    for (const Layer* l = layers; l < layers + count; l++) {
+        if (l->attention)
+            attention(*l->attention, pages_for(*l, *pages), rows, l->cosine, l->sine, x, bfloat16, room);
+        else
+            feed_forward(*l->feed_forward, rows, x, bfloat16, room);
 #pragma omp barrier
-        share(l->up.tiles(), begin, end);
-        float gate[MOST * TILE], up[MOST * TILE];
-        for (int64_t tile = begin; tile < end; tile++) {
-            products(l->gate, tile, in, rows, gate);
-            products(l->up, tile, in, rows, up);
-            for (int64_t m = 0; m < rows; m++)
-                for (int64_t i = 0; i < std::min<int64_t>(l->up.rows - tile * TILE, TILE); i++) {
-                    const float g = gate[m * TILE + i], e = exponential(-std::fabs(g));
-                    inner.row(m)[tile * TILE + i] = up[m * TILE + i] * g * (g < 0 ? e : 1) / (1 + e);
-                }
-        }
-#pragma omp barrier
-        share(rows * inner.groups, begin, end);
-        for (int64_t unit = begin; unit < end; unit++)
-            inner.round(unit / inner.groups, unit % inner.groups, l->down.format);
-#pragma omp barrier
-        project(l->down, inner, rows, x, y, bfloat16);
     }
 }
 

@@ -56,16 +56,19 @@ class Paged(Protocol):
     """A cache whose keys and values lie in pages that a kernel can read: (P, K, S, H), P pages of S tokens.
 
     Args:
+        page: tokens per page.
         table_BL: int32, the pages of each row in order.
         lengths_B, tokens_B: int64, tokens kept, and those that room was reserved for.
     """
 
     lengths_B: Tensor
+    tokens_B: Tensor
+
+    @property
+    def page(self) -> int: ...
 
     @property
     def table_BL(self) -> Tensor: ...
-
-    tokens_B: Tensor
 
     def reserve(self, tokens_B: Sequence[int]) -> None: ...
 
@@ -110,6 +113,10 @@ class FixedCache:
         self.slots: dict[int, Pair] = {}
         self.fixed: dict[int, Pair] = {}
         self.tokens_B, self._new = torch.zeros(rows, dtype=torch.long, device=device), 0
+
+    @property
+    def page(self) -> int:
+        return self.capacity
 
     @property
     def table_BL(self) -> Tensor:

@@ -112,6 +112,7 @@ class PagedCache:
     def __init__(self, pool: Pages, rows: Sequence[PagedRow]):
         self.pool, self.rows = pool, list(rows)
         self.fixed: dict[int, Pair] = {}
+        self.page = pool.size
         self._told()
 
     def _told(self) -> None:
