@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 BAR, EDGE, COLOURS = 0.23, 1.6, ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1")
 """Inches per bar, inches around them; one colour per bench in turn."""
+TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50, 100)
 
 
 def ratios(results: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -25,13 +26,18 @@ def ratios(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     ]
     colours = [COLOURS[benches.index(what) % len(COLOURS)] for what, _ in rows]
     axes.barh(places, [one - 1 for one in middle], left=1, xerr=spread, color=colours, ecolor="#555555")
-    axes.set_yticks(places, [f"{pair['case']}  ·  {pair['peer']}" for _, pair in rows], fontsize=7)
-    for place, one in zip(places, middle, strict=True):
-        axes.annotate(f"{one:.2g}x", (max(one, 1), place), (5, -3), textcoords="offset points", fontsize=7)
+    axes.set_yticks(places, [f"{what}: {pair['case']} · {pair['peer']}" for what, pair in rows], fontsize=7)
+    for place, one, ends in zip(places, middle, spread[1], strict=True):
+        axes.annotate(f"{one:.3g}", (max(one + ends, 1), place), (5, -3), textcoords="offset points", fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    ends = [pair["ratio"][end] for _, pair in rows for end in ("min", "max")]
+    axes.set_xlim(min(*ends, 1) / 1.2, max(*ends, 1) * 1.4)
+    shown = [tick for tick in TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axes.set_xticks([], minor=True)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlabel("times the peer's speed (median of the rounds; over 1 scops is faster)")
+    axes.set_xlabel("times the peer's speed: median and spread of the rounds", fontsize=8)
     _save(figure, path)
 
 

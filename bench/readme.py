@@ -82,8 +82,8 @@ def page(results: Sequence[Result]) -> str:
                 result["what"],
                 pair["case"],
                 pair["peer"],
-                f"{pair['numbers']['ours']:.4g}",
-                f"{pair['numbers']['theirs']:.4g}",
+                _short(pair["numbers"]["ours"]),
+                _short(pair["numbers"]["theirs"]),
                 pair["counted"],
                 *(f"{pair['ratio'][name]:.2f}" for name in ("median", "min", "max")),
             )
@@ -103,8 +103,8 @@ def growth(results: Sequence[Result]) -> str:
                 curve["work"],
                 curve["against"],
                 _span([str(curve["points"][at]["size"]) for at in (0, -1)]),
-                _span([f"{median(curve['points'][at]['seconds']) * 1e3:.3g}" for at in (0, -1)]),
-                _span([f"{curve['points'][at]['memory'] / 1e6:.3g}" for at in (0, -1)]),
+                _span([_short(median(curve["points"][at]["seconds"]) * 1e3) for at in (0, -1)]),
+                _span([_short(curve["points"][at]["memory"] / 1e6) for at in (0, -1)]),
                 *(f"n^{curve['exponents'][name]:.1f}" for name in ("time", "memory")),
             )
             for curve in result["curves"]
@@ -162,6 +162,10 @@ def _by_machine(
 
 def _span(ends: Sequence[str]) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _line(cells: Sequence[str]) -> str:
