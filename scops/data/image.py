@@ -55,8 +55,13 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
     with _opened(source, name, limit) as image:
         image.load()
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after load: TIFF turns itself there
-        rgb = _rgb(image)
-        return rgb.transpose(turn) if turn is not None else rgb
+        ours = image is not source
+        rgb = image if ours and image.mode == "RGB" and not image.has_transparency_data else _rgb(image)
+        if turn is None:
+            return rgb
+        upright = rgb.transpose(turn)
+        upright.info.clear()  # it would ask to be turned once more
+        return upright
 
 
 def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
