@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types bridge bench status clean
+.PHONY: setup demo test lint types bridge bench performance status clean
 
 setup: .venv/installed
 
@@ -32,7 +32,11 @@ bridge: setup
 	$(BIN)/python -m scops.demo.ship runs/owl-tiny runs/owl-tiny-data
 
 bench: setup
-	for what in decode prefill train_step data_path start_up; do $(BIN)/python -m bench.$$what; done
+	for what in decode prefill train_step data_path start_up growth; do $(BIN)/python -m bench.$$what; done
+
+# What bench/results says, into README.md and docs/.
+performance: setup
+	$(BIN)/python -m bench.readme
 
 status: setup
 	$(BIN)/python docs/make_status.py

@@ -1,4 +1,7 @@
-"""Pictures per second into an encoder's numbers, and rows per second into ids: against transformers' Pillow processors."""
+"""Pictures per second into an encoder's numbers, whole and in tiles, and rows per second into ids.
+
+Against transformers' Pillow processors, template and tokenizer.
+"""
 
 # T tokens, C channels
 import io
@@ -11,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from bench.pair import Pair, Settings, Skip, interleave, run, timed
+from bench.tiled import check_tiles, idefics3, llava_next
 from scops.core.layout import Layout, Pixels, Slot
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.image import decode, prepare
@@ -24,7 +28,7 @@ CLIP = Pixels(
     224, 224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), fit="crop", resample="bicubic"
 )
 SIZE = "owl-tiny"
-PICTURES, ROWS = 8, 64
+PICTURES, ROWS, TILE = 8, 64, 448
 QUESTION, ANSWER = "What does the picture show?", "This is an owl, a bird of the night that sits on a branch."
 EXCHANGES = (
     ("What do owls eat?", "Most owls hunt mice; some take insects, and a few of the largest catch fish."),
@@ -147,6 +151,17 @@ def measure(settings: Settings) -> Iterator[Pair | Skip]:
             settings.rounds,
         )
         yield Pair(case, "CLIPImageProcessorPil", "pictures", len(pictures), checked, seconds)
+    for tiled in (llava_next(TILE, CLIP), idefics3(TILE)):
+        count = len(tiled.rule(*reversed(FULL_HD)))
+        for resize in ("pillow", "torch"):
+            checked = check_tiles(files, tiled, resize)
+            seconds = interleave(
+                timed(lambda tiled=tiled, resize=resize: [tiled.ours(file, resize) for file in files]),
+                timed(lambda tiled=tiled: [tiled.theirs(file) for file in files]),
+                settings.rounds,
+            )
+            case = f"1080p JPEG to {count} tiles of {TILE} as {tiled.name}, resized by {resize}"
+            yield Pair(case, type(tiled.peer).__name__, "pictures", len(files), checked, seconds)
     layout, tokenizer = reading(SIZE)
     rows = Rows(layout, tokenizer)
     small = [photograph(seed, (256, 256)) for seed in range(ROWS)]

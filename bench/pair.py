@@ -125,31 +125,44 @@ def run(what: str, measure: Callable[[Settings], Iterator[Pair | Skip]], *, roun
     Args:
         rounds: unless the user says otherwise.
     """
+    asked = options(what, rounds)
+    result = head(what, Settings(asked.rounds, asked.threads))
+    if not asked.json:
+        print(f"{what} on {result['hardware']}, {asked.threads} threads, load {result['load']} before", flush=True)
+    found: list[Pair | Skip] = []
+    for one in measure(Settings(asked.rounds, asked.threads)):
+        found.append(one)
+        if not asked.json:
+            print(one, flush=True)
+    result |= {
+        "pairs": [_summed(one) for one in found if isinstance(one, Pair)],
+        "skipped": [asdict(one) for one in found if isinstance(one, Skip)],
+    }
+    place = keep(asked.results, result, markdown(result))
+    print(json.dumps(result, indent=2) if asked.json else f"kept in {place}.json and .md")
+
+
+def options(what: str, rounds: int) -> argparse.Namespace:
+    """What the user asked for; torch's threads are set."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{what}")
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side (%(default)s)")
     parser.add_argument("--threads", type=int, default=_cores(), help="of torch, for both sides (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     asked = parser.parse_args()
-    if asked.threads < 1:
-        parser.error(f"--threads is at least 1, not {asked.threads}")
+    for name in ("rounds", "threads"):
+        if getattr(asked, name) < 1:
+            parser.error(f"--{name} is at least 1, not {getattr(asked, name)}")
     torch.set_num_threads(asked.threads)
-    head = _head(what, Settings(asked.rounds, asked.threads))
-    if not asked.json:
-        print(f"{what} on {head['hardware']}, {asked.threads} threads, load {head['load']} before", flush=True)
-    found: list[Pair | Skip] = []
-    for one in measure(Settings(asked.rounds, asked.threads)):
-        found.append(one)
-        if not asked.json:
-            print(one, flush=True)
-    result = head | {
-        "pairs": [_summed(one) for one in found if isinstance(one, Pair)],
-        "skipped": [asdict(one) for one in found if isinstance(one, Skip)],
-    }
-    name = f"{what}_{_slug(head['hardware'])}_{head['date']}"
-    save_json(asked.results / f"{name}.json", result)
-    save_text(asked.results / f"{name}.md", markdown(result))
-    print(json.dumps(result, indent=2) if asked.json else f"kept in {asked.results / name}.json and .md")
+    return asked
+
+
+def keep(folder: Path, result: dict[str, Any], text: str) -> Path:
+    """The result as .json and, for readers, as .md: the two files without their endings."""
+    place = folder / f"{result['what']}_{_slug(result['hardware'])}_{result['date']}"
+    save_json(place.with_name(f"{place.name}.json"), result)
+    save_text(place.with_name(f"{place.name}.md"), text)
+    return place
 
 
 def hardware() -> str:
@@ -161,14 +174,7 @@ def hardware() -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The same for readers."""
     lines = [
-        f"# {result['what']}",
-        "",
-        f"{result['hardware']}; {result['threads']} threads; {result['rounds']} rounds; {result['date']}; "
-        f"load {result['load']} before.",
-        f"`{result['command']}` at {result['commit']}, "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + ".",
-        "",
+        *beginning(result),
         "| case | peer | scops | peer's | unit | ratio | min | max | outputs |",
         "|---|---|--:|--:|---|--:|--:|--:|---|",
     ]
@@ -183,7 +189,21 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(what: str, settings: Settings) -> dict[str, Any]:
+def beginning(result: dict[str, Any]) -> list[str]:
+    """The lines above a table: what, where, when, by which command and versions."""
+    versions_ = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return [
+        f"# {result['what']}",
+        "",
+        f"{result['hardware']}; {result['threads']} threads; {result['rounds']} rounds; {result['date']}; "
+        f"load {result['load']} before.",
+        f"`{result['command']}` at {result['commit']}, {versions_}.",
+        "",
+    ]
+
+
+def head(what: str, settings: Settings) -> dict[str, Any]:
+    """What every result begins with."""
     known = versions()
     return {
         "what": what,

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from bench import data_path, decode, llama_cpp_peer, peers, prefill, start_up, train_step
+from bench import data_path, decode, llama_cpp_peer, peers, prefill, start_up, tiled, train_step
 from bench.pair import Pair, Seconds, Settings, Skip, interleave, run
 from bench.rows import KINDS, rows_of
 from scops.core.stage import Lora
@@ -116,6 +116,17 @@ def test_pictures_and_rows_equal_the_processors_of_transformers() -> None:
     rows = data_path.Rows(replace(tiny.owl().layout, context=400), tiny.tokenizer())
     samples = [data_path.with_picture(files[0], "row 0"), data_path.of_text("row 1")]
     assert data_path.check_rows(rows, samples) == "ids and pixels of 2 rows equal"
+
+
+def test_tiles_equal_the_processors_of_transformers_and_torchs_are_close() -> None:
+    files = [data_path.photograph(seed, (61, 37)) for seed in range(2)]
+    for made in (tiled.llava_next(14, data_path.CLIP), tiled.idefics3(14)):
+        assert tiled.check_tiles(files, made, "pillow") == "2 pictures equal to the bit"
+        assert tiled.check_tiles(files, made, "torch").startswith("numbers differ by 0.0")
+    other = replace(made, pixels=replace(made.pixels, resample="bilinear"))
+    for resize in ("pillow", "torch"):
+        with pytest.raises(ValueError, match=f"resized by {resize} differ by"):
+            tiled.check_tiles(files, other, resize)
 
 
 def test_rows_that_differ_are_refused() -> None:

@@ -17,7 +17,7 @@ from scops.data.collate import pad
 from scops.data.messages import sample_of
 from scops.data.tokenizer import Tokenizer
 from scops.generate.talk import prompts
-from scops.model import bridge
+from scops.model import bridge, reading
 from scops.nn import lora
 from scops.systems import SYSTEMS
 from tests import tiny
@@ -348,6 +348,32 @@ def test_pictures_prepared_otherwise_are_refused(tmp_path: Path) -> None:
     kept["media"]["image"]["height"] = 65
     (folder / "processor_config.json").write_text(json.dumps(kept))
     with pytest.raises(ValueError, match=r"media\.image\.height is 65 in the folder and 64 in the system"):
+        scops.load(folder)
+
+
+def test_a_folder_keeps_how_pictures_are_resized(tmp_path: Path) -> None:
+    model = tiny.owl()
+    assert model.resize_by("torch").layout.media["image"].pixels.resize == "torch"
+    assert model.processor.layout == model.layout
+    folder = model.save(tmp_path / "m")
+    assert json.loads((folder / "processor_config.json").read_text())["media"]["image"]["resize"] == "torch"
+    assert scops.load(folder).layout == model.layout == reading(folder)[0]
+    model.resize_by("pillow").save(folder)
+    assert scops.load(folder).layout.media["image"].pixels.resize == "pillow"
+    with pytest.raises(ValueError, match="pillow, torch, not 'opencv'"):
+        model.resize_by("opencv")
+
+
+def test_an_older_folder_says_nothing_of_resizing_and_an_unknown_word_is_named(tmp_path: Path) -> None:
+    model = tiny.owl()
+    folder = model.save(tmp_path / "m")
+    kept = json.loads((folder / "processor_config.json").read_text())
+    del kept["media"]["image"]["resize"]
+    (folder / "processor_config.json").write_text(json.dumps(kept))
+    assert scops.load(folder).layout == model.layout
+    kept["media"]["image"]["resize"] = "torhc"
+    (folder / "processor_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"media\.image\.resize is 'torhc'.*torch"):
         scops.load(folder)
 
 

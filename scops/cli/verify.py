@@ -9,7 +9,7 @@ from scops.cli.show import as_json
 from scops.data.tokenizer import Tokenizer
 from scops.lab.verify import Finding, check_golden, check_weights, found
 from scops.model.empty import empty
-from scops.model.folder import OWN, check_processor, generation_config, read_config, written_for
+from scops.model.folder import OWN, generation_config, read_config, recorded_layout, written_for
 from scops.model.opening import load
 from scops.systems import module_of
 
@@ -48,8 +48,7 @@ def look(folder: Path, golden: Path | None = None) -> list[Finding]:
         return f"{tokenizer.vocab_size} tokens, {len(tokenizer.specials)} special, stops at {stops}"
 
     def look_at_processor() -> str:
-        layout = module_of(kept["config"].system).layout(kept["spec"])
-        check_processor(folder, layout)
+        layout = recorded_layout(folder, module_of(kept["config"].system).layout(kept["spec"]))
         return f"pictures as the system prepares them: {', '.join(layout.media) or 'none, text alone'}"
 
     findings = [found("config", look_at_config)]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from scops.core.layout import Pixels
 from scops.data.errors import MediaError
+from scops.data.resize import ByPillow, normalise, resizer
 
 Source = Path | str | bytes | Image.Image
 
@@ -54,8 +55,13 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
     with _opened(source, name, limit) as image:
         image.load()
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # after load: TIFF turns itself there
-        rgb = _rgb(image)
-        return rgb.transpose(turn) if turn is not None else rgb
+        ours = image is not source
+        rgb = image if ours and image.mode == "RGB" and not image.has_transparency_data else _rgb(image)
+        if turn is None:
+            return rgb
+        upright = rgb.transpose(turn)
+        upright.info.clear()  # it would ask to be turned once more
+        return upright
 
 
 def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
@@ -82,33 +88,35 @@ def digest(source: Source, pixels: Pixels, name: str = "") -> str:
 
 
 def prepare(image: Image.Image, pixels: Pixels, *, name: str = "") -> np.ndarray:
-    """(C, height, width) float32, equal to the bit to transformers' Pillow processors: fit, x / 255, - mean, / std."""
+    """(C, height, width) float32: fit, x / 255, - mean, / std.
+
+    Resized by Pillow (as `pixels` says) it is equal to the bit to transformers' Pillow processors.
+    """
     if pixels.fit not in FITS:
         raise ValueError(f"a picture is fitted by one of {', '.join(FITS)}, not {pixels.fit!r}")
-    small = np.asarray(_fitted(image, pixels, name))
-    levels = (np.arange(256) * (1 / 255)).astype(np.float32)
-    mean, std = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
-    tables = (levels - mean[:, None]) / std[:, None]
-    return np.stack([table[small[..., channel]] for channel, table in enumerate(tables)])
+    levels_CHW = _fitted(image, pixels, name)
+    return normalise(levels_CHW, pixels, np.empty(levels_CHW.shape, np.float32))
 
 
-def _fitted(image: Image.Image, pixels: Pixels, name: str) -> Image.Image:
-    filter_ = Image.Resampling[pixels.resample.upper()]
+def _fitted(image: Image.Image, pixels: Pixels, name: str) -> np.ndarray:
+    by = resizer(pixels.resize, pixels.resample)
     height, width = pixels.height, pixels.width
     if pixels.fit == "pad":
         image = _squared(image, tuple(int(level * 255) for level in pixels.mean), name)
     if pixels.fit != "crop":
-        return image.resize((width, height), filter_)
+        return by.levels(by.resized(by.taken(image), height, width))
     wide, high = image.size
     by_height = height * wide >= width * high
     new_wide, new_high = (height * wide // high, height) if by_height else (width, width * high // wide)
     left, top = (new_wide - width) // 2, (new_high - height) // 2
     if new_wide * new_high <= PIXEL_LIMIT:
-        return image.resize((new_wide, new_high), filter_).crop((left, top, left + width, top + height))
+        whole_CHW = by.levels(by.resized(by.taken(image), new_high, new_wide))
+        return whole_CHW[:, top : top + height, left : left + width]
     # so thin that the uncropped picture would not fit in memory: the same numbers up to the order of the two passes
     step_x, step_y = wide / new_wide, high / new_high
     box = (left * step_x, top * step_y, (left + width) * step_x, (top + height) * step_y)
-    return image.resize((width, height), filter_, box=box)
+    small = image.resize((width, height), Image.Resampling[pixels.resample.upper()], box=box)  # torch has no box
+    return ByPillow(pixels.resample).levels(small)
 
 
 def _squared(image: Image.Image, colour: tuple[int, ...], name: str) -> Image.Image:

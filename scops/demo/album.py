@@ -11,6 +11,8 @@ from scops.demo.concepts import Concept, Gallery
 
 FOLDER = "images"
 COMPRESSION = 1
+RUN = 48
+"""Pictures that one process draws one after the other: variants of one thing share its drawing."""
 
 
 def dice_of(*what: object) -> random.Random:
@@ -24,10 +26,24 @@ def relative_path(name: str) -> str:
 
 
 class Album:
-    """Pictures by name below one folder, all PNG of one side."""
+    """Pictures by name below one folder, all PNG of one side.
 
-    def __init__(self, folder: Path, *, seed: int, side: int, tick: Callable[[], None] = lambda: None):
-        self.folder, self.seed, self.side, self.tick = folder, seed, side, tick
+    Args:
+        share: (number, of): of several albums of one folder, each in a process of its own, which this is; it draws every
+            so manieth run of RUN pictures, and the others draw the rest.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        side: int,
+        tick: Callable[[], None] = lambda: None,
+        share: tuple[int, int] = (0, 1),
+    ):
+        self.folder, self.seed, self.side, self.tick, self.share = folder, seed, side, tick, share
+        self.asked = 0
         self.last: tuple[tuple[str, str], Image.Image] | None = None
         self.small: dict[tuple[str, str], Image.Image] = {}
 
@@ -35,7 +51,10 @@ class Album:
         """The picture's path relative to the data set's folder; made only where it does not stand already."""
         relative = relative_path(name)
         path = self.folder / relative
-        if not path.exists():
+        number, of = self.share
+        mine = self.asked // RUN % of == number
+        self.asked += 1
+        if mine and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".part")
             make(dice_of(self.seed, name)).save(beside, "PNG", compress_level=COMPRESSION)

@@ -3,10 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,11 @@ FORMAT = 3
 """Counted up whenever the same plan would make other rows or pictures."""
 MANIFEST = "manifest.yaml"
 """JSON, which is YAML too; not called .json, because every .json of a folder counts as data."""
+
+UNDRAWN = ("train_which.jsonl", "train_labels.jsonl", "train_text.jsonl", "heldout_which.jsonl")
+"""Files that show pictures of others or none."""
+PROCESSES = min(len(os.sched_getaffinity(0)), 8) if sys.platform == "linux" else 1
+"""That draw, unless the caller says otherwise; elsewhere than on Linux a process cannot be split in two safely."""
 
 Rows = Callable[[], Iterator[Row]]
 
@@ -68,11 +77,14 @@ def gallery_at_hand() -> Gallery:
         return shapes()
 
 
-def prepare(folder: Path | None = None, *, plan: Plan = Plan(), gallery: Gallery | None = None) -> Path:
+def prepare(
+    folder: Path | None = None, *, plan: Plan = Plan(), gallery: Gallery | None = None, processes: int = PROCESSES
+) -> Path:
     """The data set's folder, made once; an interrupted run is taken up where it stopped.
 
     Args:
         folder: where it is to stand; by default in the cache, named after the plan.
+        processes: that draw, this one included; the same bytes come out of any number.
 
     Raises:
         ValueError: the folder holds something else.
@@ -86,6 +98,40 @@ def prepare(folder: Path | None = None, *, plan: Plan = Plan(), gallery: Gallery
         return folder
     making = folder.with_name(f"{folder.name}.making-{digest}")
     making.mkdir(parents=True, exist_ok=True)
+    draw(gallery, making, plan, processes)
+    counts = {}
+    album = Album(making, seed=plan.seed, side=plan.side)  # draws what is not there yet: after a kill, or an error
+    for name, rows in files(gallery, album, plan).items():
+        counts[name] = write_rows(making / name, rows())
+    manifest = recipe | {"digest": digest, "files": counts}
+    save_text(making / MANIFEST, json.dumps(manifest, indent=2))
+    making.rename(folder)
+    return folder
+
+
+def draw(gallery: Gallery, folder: Path, plan: Plan, processes: int) -> None:
+    """Every picture of the data set, in several processes; each goes through all and draws its share.
+
+    A picture depends on its name alone, so it does not matter who draws it.
+    """
+
+    def work(number: int, tick: Callable[[], None]) -> None:
+        album = Album(folder, seed=plan.seed, side=plan.side, tick=tick, share=(number, processes))
+        for name, rows in files(gallery, album, plan).items():
+            if name not in UNDRAWN:
+                for _ in rows():
+                    pass
+
+    def help_out(number: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+        work(number, lambda: None)
+
+    def start(number: int) -> BaseProcess:
+        process = multiprocessing.get_context("fork").Process(target=help_out, args=(number,), daemon=True)
+        process.start()
+        return process
+
+    others = [start(number) for number in range(1, processes)]  # before the bar, which has a thread
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -93,17 +139,15 @@ def prepare(folder: Path | None = None, *, plan: Plan = Plan(), gallery: Gallery
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as progress:
-        counts = {}
         bar = progress.add_task("demo pictures", total=expected_pictures(gallery, plan))
-        album = Album(making, seed=plan.seed, side=plan.side, tick=lambda: progress.advance(bar))
-        for name, rows in files(gallery, album, plan).items():
-            progress.update(bar, description=f"demo pictures: {name}")
-            counts[name] = write_rows(making / name, rows())
-        progress.update(bar, total=progress.tasks[bar].completed, description="demo pictures")
-    manifest = recipe | {"digest": digest, "files": counts}
-    save_text(making / MANIFEST, json.dumps(manifest, indent=2))
-    making.rename(folder)
-    return folder
+        try:
+            work(0, lambda: progress.advance(bar))
+            for other in others:
+                other.join()
+        finally:
+            for other in others:
+                other.kill()  # nothing is left half drawn: pictures appear whole
+        progress.update(bar, total=progress.tasks[bar].completed)
 
 
 def check_same(folder: Path, digest: str) -> None:

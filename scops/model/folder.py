@@ -11,6 +11,7 @@ from scops.checkpoints.write import save_json, save_text, save_weights
 from scops.core.layout import Layout, Slot
 from scops.core.names import nearest
 from scops.core.stage import Lora
+from scops.data.resize import RESIZERS
 from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
@@ -152,21 +153,30 @@ def generation_config(layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def check_processor(folder: Path, layout: Layout) -> None:
-    """Pictures must be prepared as they were when the weights were made.
+def recorded_layout(folder: Path, layout: Layout) -> Layout:
+    """The layout with what a folder of ours says of resizing; all else must be as when the weights were made.
+
+    A folder that says nothing of it resizes as the system does.
 
     Raises:
         ValueError: naming what differs.
     """
     path = folder / PROCESSOR
     if not path.is_file():
-        return
+        return layout
     kept = json.loads(path.read_text("utf-8"))
     if kept.get("processor_class") != OWN:
-        return  # the authors' own, in their own words
-    differ = list(_differences(kept, processor_config(layout)))
+        return layout  # the authors' own, in their own words
+    media, choice = kept.get("media", {}), {}
+    for kind in media.keys() & layout.media.keys():
+        choice[kind] = media[kind].setdefault("resize", layout.media[kind].pixels.resize)
+        if choice[kind] not in RESIZERS:
+            raise ValueError(f"{path}: media.{kind}.resize is {choice[kind]!r}{nearest(choice[kind], RESIZERS)}")
+    chosen = layout.resized_by(choice)
+    differ = list(_differences(kept, processor_config(chosen)))
     if differ:
         raise ValueError(f"{path} and the system prepare pictures differently: {'; '.join(differ[:5])}")
+    return chosen
 
 
 def _differences(kept: Any, made: Any, at: str = "") -> Sequence[str]:

@@ -11,6 +11,7 @@ from scops.core.layout import Layout
 from scops.core.names import nearest
 from scops.data.messages import Ask, sample_of
 from scops.data.processor import Processor
+from scops.data.resize import RESIZERS
 from scops.data.tokenizer import Tokenizer
 from scops.generate.desk import PAGE, Desk
 from scops.generate.sampler import Sampling
@@ -157,6 +158,14 @@ class Model:
             raise ValueError(f"{again[0]} is quantised to {self.quantised[again[0]]} already; load the model anew")
         quantise(self.module, named)
         self.quantised |= named
+        return self
+
+    def resize_by(self, choice: str) -> "Model":
+        """Prepare pictures by "pillow" or "torch" from here on; a saved folder says which."""
+        if choice not in RESIZERS:
+            raise ValueError(f"pictures are resized by one of {', '.join(RESIZERS)}, not {choice!r}")
+        self.layout = self.layout.resized_by(dict.fromkeys(self.layout.media, choice))
+        self.processor = Processor(self.layout, self.tokenizer)
         return self
 
     def save(self, folder: str | Path, layout: str | None = None, *, run: str | None = None) -> Path:

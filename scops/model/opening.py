@@ -17,7 +17,7 @@ from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, peft
 from scops.model.empty import empty
-from scops.model.folder import OWN, check_processor, read_config, written_for
+from scops.model.folder import OWN, read_config, recorded_layout, written_for
 from scops.model.model import Model
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
@@ -110,7 +110,7 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
         path = _finished(path)
         config, tokenizer = read_config(path), Tokenizer.from_folder(path)
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
-        return module_of(config.system).layout(spec), tokenizer
+        return recorded_layout(path, module_of(config.system).layout(spec)), tokenizer
     system, size = find(str(name))
     module_file = module_of(system)
     return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size)
@@ -135,11 +135,12 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
-    check_processor(folder, module_file.layout(spec))
+    layout = recorded_layout(folder, module_file.layout(spec))
     module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     assemble(module, [Source(reader, keys)], device=_device(device))
-    model = _model(config.system, spec, module, tokenizer, f"{folder} ({config.layout} layout)")
+    origin = f"{folder} ({config.layout} layout)"
+    model = Model(config.system, spec, module.eval(), tokenizer, layout, origin)
     model.quantised = dict(config.quantised)
     with suppress(FileNotFoundError):
         model.run = (folder / "run.yaml").read_text("utf-8")

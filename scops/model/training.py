@@ -30,6 +30,8 @@ def start(run: Run) -> Result:
     datasets, held_out = ({n: _rows(n, s) for n, s in found.items()} for found in (run.sources(), run.eval_data))
     torch.manual_seed(run.seed)  # what is fresh depends on it
     model = build(run)
+    if run.resize:
+        model.resize_by(run.resize)
     processor = Processor(model.layout, model.tokenizer, overflow=run.overflow, capacity=run.max_length)
 
     def save(module: nn.Module, folder: Path) -> None:

@@ -86,6 +86,8 @@ class Run(_Words):
         learning_rate: for all stages; by default each stage's published one.
         max_length: tokens of the longest row; overflow: what happens to longer ones ("error", "drop" and count, "shorten").
         max_bad_share: the share of a data set's rows that may be unusable.
+        resize: what makes pictures smaller, "pillow" or "torch" (faster, 2 levels of 255 off at most); kept with the
+            weights. By default as `init` says, else "pillow".
         bf16: parameters are kept and used in bfloat16; what trains is also kept, and moved, in float32.
         feature_cache: keep what a frozen encoder makes of each picture ("memory", "disk"), at most feature_cache_gb in
             memory; on disk it stands under output_dir/features or feature_cache_dir.
@@ -115,6 +117,7 @@ class Run(_Words):
     max_length: Count | None = None
     overflow: Literal["error", "drop", "shorten"] = "error"
     max_bad_share: Share = 0.01
+    resize: Literal["pillow", "torch"] | None = None
     feature_cache: Literal["off", "memory", "disk"] = "memory"
     feature_cache_dir: str | None = None
     feature_cache_gb: Annotated[float, Field(gt=0)] = 2.0

@@ -256,8 +256,31 @@ def test_random_damage_gives_a_picture_or_a_media_error() -> None:
 def test_the_callers_picture_stays_open_and_unchanged() -> None:
     image = noise(3, 2)
     before = image.tobytes()
-    decode(image)
+    decode(image).putpixel((0, 0), (1, 2, 3))
     assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "QOI", "TGA", "JPEG2000", "AVIF", "ICO"])
+def test_a_picture_is_there_after_its_file_is_closed(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(noise(16, 16), form))
+    with Image.open(path) as image:
+        wanted = np.asarray(image.convert("RGB"))
+    ours = decode(path)
+    path.unlink()
+    assert ours.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(ours), wanted)
+    np.testing.assert_array_equal(np.asarray(ours.resize((16, 16))), wanted)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_was_turned_is_not_turned_again(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ours = decode(encoded(noise(5, 3), form, exif=exif))
+    assert ours.size == decode(ours).size == (3, 5)
+    assert measure(ours) == (5, 3)
+    np.testing.assert_array_equal(np.asarray(decode(ours)), np.asarray(ours))
 
 
 def test_digests_tell_content_and_preparation_apart(tmp_path: Path) -> None:

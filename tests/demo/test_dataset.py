@@ -12,7 +12,7 @@ from PIL import Image
 
 from scops.core.sample import Media
 from scops.data.readers import open_dataset
-from scops.demo import dataset
+from scops.demo import album, dataset
 from scops.demo.concepts import Concept, concept_split
 from scops.demo.dataset import MANIFEST, Plan, gallery_at_hand, prepare
 from scops.demo.row import Row
@@ -25,7 +25,7 @@ PLAN = Plan(side=48, variants=2, concepts=40, scenes=30, which=12, words=15, tex
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("demo") / "made", plan=PLAN, gallery=shapes())
+    return prepare(tmp_path_factory.mktemp("demo") / "made", plan=PLAN, gallery=shapes(), processes=1)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -94,16 +94,51 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     with monkeypatch.context() as broken:
         broken.setattr(dataset, "word_rows", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare(tmp_path / "again", plan=PLAN, gallery=shapes())
+            prepare(tmp_path / "again", plan=PLAN, gallery=shapes(), processes=1)
     assert not (tmp_path / "again").exists()
     started = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert len(started) > 100
     half = next(iter(started))
     half.unlink()
-    again = prepare(tmp_path / "again", plan=PLAN, gallery=shapes())
+    again = prepare(tmp_path / "again", plan=PLAN, gallery=shapes(), processes=1)
     kept = [again / path.relative_to(path.parents[2]) for path in started if path != half]
     assert [path.stat().st_mtime_ns for path in kept] == [started[p] for p in started if p != half]
     assert contents(again) == contents(made)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {name: held for name, held in contents(folder).items() if name.endswith(".png")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there several processes draw")
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_draw_the_same_bytes(
+    processes: int, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(album, "RUN", 7)
+    dataset.draw(dataset.thinned(shapes(), PLAN.concepts), tmp_path / "drawn", PLAN, processes)
+    assert pictures(tmp_path / "drawn") == pictures(made)
+    assert contents(prepare(tmp_path / "whole", plan=PLAN, gallery=shapes(), processes=processes)) == contents(made)
+
+
+def test_albums_share_the_pictures_of_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(album, "RUN", 2)
+    found = []
+    for number in range(3):
+        one = album.Album(tmp_path / str(number), seed=0, side=4, share=(number, 3))
+        for name in "abcdefgh":
+            one.add(name, lambda dice: Image.new("RGB", (4, 4)))
+        found.append("".join(sorted(path.stem for path in (tmp_path / str(number)).rglob("*.png"))))
+    assert found == ["abgh", "cd", "ef"]
+
+
+def test_what_fails_elsewhere_fails_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Image.Image:
+        raise ValueError("no such drawing")
+
+    monkeypatch.setattr(dataset, "draw", lambda *_: None)  # as if the others had drawn nothing
+    with pytest.raises(ValueError, match="no such drawing"):
+        prepare(tmp_path / "made", plan=PLAN, gallery=replace(shapes(), draw=broken))
 
 
 def test_a_finished_folder_is_taken_and_another_plan_refused(made: Path, tmp_path: Path) -> None:

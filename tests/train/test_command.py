@@ -56,9 +56,15 @@ def test_a_run_becomes_a_folder_that_answers(file, tmp_path, capsys):
     model = scops.load(final)
     assert isinstance(model.chat("what is this?", images=[tiny.picture()], max_tokens=3), str)
     assert Run.load(final / "run.yaml").seed == 4
+    assert model.layout.media["image"].pixels.resize == "pillow"
     before, after = scops.load(tmp_path / "fresh").module.state_dict(), model.module.state_dict()
     assert {key.rpartition(".")[2] for key in after.keys() - before.keys()} == {"lora_a", "lora_b"}
     assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("image.encoder"))
+
+
+def test_a_run_says_how_pictures_are_resized_and_what_comes_out_keeps_it(file, tmp_path):
+    train(file, ["resize=torch", "stages.0.max_steps=1", "stages.1.max_steps=1"])
+    assert scops.load(tmp_path / "out" / "final").layout.media["image"].pixels.resize == "torch"
 
 
 def test_an_interrupt_exits_130_and_the_folder_goes_on(file, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,176 @@
+"""Writes what bench/results says into README.md, docs/performance.md and docs/growth.md, between markers, with plots.
+
+python -m bench.readme: of each bench and machine the newest result counts.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.pair import HOME
+from scops.checkpoints.write import save_text
+
+ROOT = HOME.parent
+RESULTS = HOME / "results"
+README, PAGE, GROWTH = ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "growth.md"
+IMAGES = ROOT / "docs" / "img"
+BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
+NOTHING = "No result yet: `make bench`, then `make performance`."
+
+Result = Mapping[str, Any]
+
+
+def main() -> None:
+    from bench import plot  # late: matplotlib is slow to import
+
+    results = newest(RESULTS)
+    sections: dict[Path, Callable[[Sequence[Result]], str]] = {README: summary, PAGE: page, GROWTH: growth}
+    for path, section in sections.items():
+        save_text(path, with_section(path.read_text("utf-8"), section(results)))
+    if pairs(results):
+        plot.ratios(pairs(results), IMAGES / "performance.png")
+    for result in grown(results)[:1]:
+        plot.growth(result, IMAGES / "growth.png")
+
+
+def newest(folder: Path) -> list[Result]:
+    """Of each bench on each machine the result of the latest day, by machine and bench."""
+    found: dict[tuple[str, str], Result] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        key = result["hardware"], result["what"]
+        if key not in found or found[key]["date"] <= result["date"]:
+            found[key] = result
+    return [found[key] for key in sorted(found)]
+
+
+def pairs(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result.get("pairs")]
+
+
+def grown(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if "curves" in result]
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A line per bench and peer: how many cases, and between what their median ratios lie."""
+    return _by_machine(
+        pairs(results),
+        ("bench", "against", "cases", "times its speed"),
+        lambda result: (
+            (
+                f"[{result['what']}](bench/{result['what']}.py)",
+                peer,
+                str(len(medians)),
+                _span([f"{value:.2f}" for value in (min(medians), max(medians))]),
+            )
+            for peer, medians in _medians(result).items()
+        ),
+        picture="![Ratios](docs/img/performance.png)",
+    )
+
+
+def page(results: Sequence[Result]) -> str:
+    """A line per case."""
+    return _by_machine(
+        pairs(results),
+        ("bench", "case", "against", "scops", "peer", "unit", "ratio", "from", "to"),
+        lambda result: (
+            (
+                result["what"],
+                pair["case"],
+                pair["peer"],
+                _short(pair["numbers"]["ours"]),
+                _short(pair["numbers"]["theirs"]),
+                pair["counted"],
+                *(f"{pair['ratio'][name]:.2f}" for name in ("median", "min", "max")),
+            )
+            for pair in result["pairs"]
+        ),
+        picture="![Ratios](img/performance.png)",
+    )
+
+
+def growth(results: Sequence[Result]) -> str:
+    """A line per curve."""
+    return _by_machine(
+        grown(results),
+        ("work", "grows with", "sizes", "ms", "MB", "time as", "memory as"),
+        lambda result: (
+            (
+                curve["work"],
+                curve["against"],
+                _span([str(curve["points"][at]["size"]) for at in (0, -1)]),
+                _span([_short(median(curve["points"][at]["seconds"]) * 1e3) for at in (0, -1)]),
+                _span([_short(curve["points"][at]["memory"] / 1e6) for at in (0, -1)]),
+                *(f"n^{curve['exponents'][name]:.1f}" for name in ("time", "memory")),
+            )
+            for curve in result["curves"]
+        ),
+        picture="![Growth](img/growth.png)",
+    )
+
+
+def with_section(text: str, section: str) -> str:
+    """The text with the section between its markers.
+
+    Raises:
+        ValueError: it has none.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the text has no {BEGIN} ... {END} to write between; it begins {text[:40]!r}")
+    return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+
+
+def _medians(result: Result) -> dict[str, list[float]]:
+    """By peer."""
+    found: dict[str, list[float]] = {}
+    for pair in result["pairs"]:
+        found.setdefault(pair["peer"], []).append(pair["ratio"]["median"])
+    return found
+
+
+def _by_machine(
+    results: Sequence[Result],
+    columns: Sequence[str],
+    rows: Callable[[Result], Iterator[Sequence[str]]],
+    *,
+    picture: str,
+) -> str:
+    """A table per machine under its name, and the picture; what is missing is said."""
+    if not results:
+        return NOTHING
+    lines = []
+    for machine in dict.fromkeys(result["hardware"] for result in results):
+        here = [result for result in results if result["hardware"] == machine]
+        days = sorted({result["date"] for result in here})
+        threads = sorted({result["threads"] for result in here})
+        lines += [
+            f"{machine}; {_span([days[0], days[-1]])}; {_span([str(threads[0]), str(threads[-1])])} threads:",
+            "",
+            _line(columns),
+            _line(["---"] * len(columns)),
+            *(_line(row) for result in here for row in rows(result)),
+            "",
+        ]
+    return "\n".join([*lines, picture])
+
+
+def _span(ends: Sequence[str]) -> str:
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
