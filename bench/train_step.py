@@ -19,7 +19,7 @@ from bench.rows import DEMO, LLAVA, Mix, rows_of
 from scops.checkpoints.hub_llama import HUB_LLAMA_TIED
 from scops.connectors.abstractor import AbstractorSpec
 from scops.core.batch import Batch
-from scops.core.stage import Lora, Stage
+from scops.core.stage import Stage
 from scops.data.collate import pack, pad
 from scops.nn import lora
 from scops.nn.initialise import initialise
@@ -130,7 +130,9 @@ def transformers(case: Case) -> Side:
         loss.backward()
         return Step(loss.item(), nn.utils.clip_grad_norm_(moved, case.stage.clip or torch.inf).item())
 
-    return Side(batch, forward_back, {_ours(p): t for p, t in learns.items()}, _stepper(forward_back, learns, whole, case))
+    return Side(
+        batch, forward_back, {_ours(p): t for p, t in learns.items()}, _stepper(forward_back, learns, whole, case)
+    )
 
 
 SIDES = {"ours": ours, "transformers": transformers}
@@ -270,7 +272,6 @@ _NAMES = (
     ("language.blocks.", "language.model.layers."), (".attn.body.", ".self_attn."), (".mlp.body.", ".mlp."),
     (".attn.norm", ".input_layernorm"), (".mlp.norm", ".post_attention_layernorm"),
     ("language.embed.", "language.model.embed_tokens."), ("language.norm.", "language.model.norm."),
-    ("image.connector.", "connector."),
 )  # fmt: skip
 """Ours and theirs."""
 
@@ -283,6 +284,8 @@ def _published(glob: str) -> str:
 
 
 def _ours(path: str) -> str:
+    if path.startswith("connector."):
+        return f"image.{path}"
     for mine, other in _NAMES:
         path = path.replace(other, mine)
     return re.sub(r"(?<=\.)(q|k|v|o|gate|up|down)_proj\.", r"\1.", path)

@@ -54,9 +54,7 @@ def test_bfloat16_on_a_cpu_goes_by_blocks_and_is_as_near_to_float32_as_torchs_ow
     assert pays(inputs[0])
     assert not pays(exact[0])
     ours = gradients(attend(*inputs, Causal()), grad.bfloat16(), inputs)
-    theirs = gradients(
-        scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True), grad.bfloat16(), inputs
-    )
+    theirs = gradients(scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True), grad.bfloat16(), inputs)
     for mine, other, right in zip(ours, theirs, expected, strict=True):
         off, allowed = ((x.float() - right).abs().max() / right.abs().max() for x in (mine, other))
         assert off <= max(2 * allowed, 8e-3)
@@ -87,7 +85,9 @@ def test_groups_of_documents_equal_the_dense_mask_forward_and_back(seed: int, dt
     for visible in (mask, seen):
         for a, b in zip(gradients(attend(*inputs, visible), grad, inputs), theirs, strict=True):
             assert a.dtype == dtype
-            assert close(a.float(), b) if dtype == torch.float32 else (a.float() - b).abs().max() <= 0.03 * b.abs().max()
+            assert (
+                close(a.float(), b) if dtype == torch.float32 else (a.float() - b).abs().max() <= 0.03 * b.abs().max()
+            )
 
 
 def test_documents_of_like_length_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
