@@ -70,7 +70,7 @@ def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
         tuple(tuple(start for at, start, _ in placed if at == row) for row in range(len(rows))),
         where={kind: _where(placed, kind, width) for kind in kinds},
         route=_route(media_BT.ravel()),
-        targets=_targets(ids_BT.ravel(), learn_BT.ravel()),
+        targets=_targets(ids_BT, learn_BT),
         media={kind: stack for kind in kinds if (stack := _stacked(placed, kind)) is not None},
         digests={kind: _digests(placed, kind) for kind in kinds},
         names=tuple(example.name for _, _, example in placed),
@@ -134,10 +134,11 @@ def _route(is_media: np.ndarray) -> Route:
     return Route(tuple(map(torch.from_numpy, index)), torch.from_numpy(inverse_R))
 
 
-def _targets(ids: np.ndarray, learn: np.ndarray) -> Targets:
+def _targets(ids_BT: np.ndarray, learn_BT: np.ndarray) -> Targets:
     """Documents begin unlearnt, so what is learnt stands behind a token of its own document."""
-    at_R = np.flatnonzero(learn)
-    return Targets(torch.from_numpy(at_R - 1), torch.from_numpy(ids[at_R]))
+    at_R = np.flatnonzero(learn_BT)
+    count_B = tuple(learn_BT.sum(1).tolist())
+    return Targets(torch.from_numpy(at_R - 1), torch.from_numpy(ids_BT.ravel()[at_R]), count_B)
 
 
 def _stacked(placed: list[Placed], kind: str) -> Tensor | None:

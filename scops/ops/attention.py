@@ -32,7 +32,7 @@ def attend(
     if isinstance(visible, Grouped):
         return attend_grouped(q_BNTH, k_BKSH, v_BKSH, visible, lambda q, k, v: attend(q, k, v, Causal(), scale=scale))
     causal = isinstance(visible, Causal) and queries == keys
-    if (visible is None or causal) and pays(q_BNTH):
+    if (visible is None or causal) and pays(q_BNTH, k_BKSH, v_BKSH):
         return blocked_attention(q_BNTH, k_BKSH, v_BKSH, causal=causal, scale=scale)
     options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
     if visible is None or causal:

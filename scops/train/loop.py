@@ -156,7 +156,7 @@ class _Going:
         self._report(position)
 
     def _steps(self, number: int, plan: Plan, optimiser: Optimiser, done: int, position: Position) -> None:
-        feed, last, watch = iter(self._feed(plan, position)), plan.stage.steps, self._watch(plan)
+        feed, last, watch = iter(self._feed(plan, position)), plan.stage.steps, self._watch(plan.stage.name)
         while done < last and not self.stop.asked:
             done += 1
             watch.begin()
@@ -200,13 +200,11 @@ class _Going:
             tokens=tokens * place()[1], samples=stage.batch, waited=waited,
         )  # fmt: skip
 
-    def _watch(self, plan: Plan) -> Watch:
+    def _watch(self, stage: str) -> Watch:
         if not self.run.profile or place()[0]:
             return UNWATCHED
-        folder, batcher = Path(self.run.output_dir) / "profile", self.batcher
-        return Profile(
-            folder, plan.stage.name, self.module, device=batcher.device, dtype=batcher.dtype, say=self.journal.say
-        )
+        where, folder = self.batcher, Path(self.run.output_dir) / "profile"
+        return Profile(folder, stage, self.module, device=where.device, dtype=where.dtype, say=self.journal.say)
 
     def _feed(self, plan: Plan, position: Position) -> Feed:
         (rank, world), stage = place(), plan.stage

@@ -85,7 +85,7 @@ def test_rows_of_16_bits_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_to_learn_and_nothing_to_differentiate() -> None:
     head = nn.Linear(WIDTH, VOCABULARY)
     total, losses_R = head_loss(head, torch.randn(0, WIDTH).requires_grad_(), torch.zeros(0, dtype=torch.long))
-    assert (float(total), losses_R.shape) == (0.0, (0,))
+    assert (total.item(), losses_R.shape) == (0.0, (0,))
     total.backward()
     assert not head.weight.grad.any()
     with torch.no_grad():
