@@ -1,35 +1,70 @@
-"""Rows per second of one optimiser step of owl-tiny's second stage: packed rows and a head on supervised tokens only
-(scops), against padded rows and logits of every token (as transformers' models train), with the same parts and rows.
+"""Rows per second and peak memory of one optimiser step: packed rows and a head on supervised tokens only (scops),
+against padded rows and logits of every token (as transformers' models train), with the same parts, rows and optimiser.
 """
 
 # B rows, T tokens, M pictures, P grid cells, D width
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.pair import Pair, Settings, Skip, interleave, run, timed
 from bench.peers import TOLERANCE, language_of
-from bench.rows import rows_of
+from bench.rows import DEMO, LLAVA, Mix, rows_of
 from scops.checkpoints.hub_llama import HUB_LLAMA_TIED
-from scops.core.batch import Batch, Example
-from scops.core.stage import Lora
+from scops.connectors.abstractor import AbstractorSpec
+from scops.core.batch import Batch
+from scops.core.stage import Stage
 from scops.data.collate import pack, pad
-from scops.models.decoder import MultimodalDecoder
 from scops.nn import lora
 from scops.nn.initialise import initialise
 from scops.systems import owl_small
+from scops.train.optimise import Optimiser
+from scops.train.stage import enter
 from scops.train.step import gradients
 
-ROWS, CAPACITY = 12, 256
-"""As many as the time allows; padded, 58 % of these are real tokens, as 54 to 62 % are of the demo's rows in its batch of 32."""
 IGNORED = -100
-CLIP = 1.0
 NOTHING = 3e-5
 """Of the largest gradient; real ones are over 1e-4 of it. A key's bias has none in theory, and 1e-9 of it by rounding."""
+APART = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""How far all gradients together may be from the peer's, as a share of their norm."""
+
+TINY = owl_small.SIZES["owl-tiny"]
+TILES = replace(TINY, abstractor=AbstractorSpec(dim=384, hidden=768, layers=2, heads=6, queries=63))
+STAGES = {
+    "connector": Stage("connector", train=("image.connector",), data=()),
+    "LoRA": Stage("LoRA", train=("image.connector",), data=(), lora=owl_small.ADAPTERS),
+    "all": Stage("all", train=("image.connector", "language"), data=()),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained on what.
+
+    Args:
+        capacity: tokens of a packed row.
+    """
+
+    name: str
+    spec: owl_small.Spec
+    mix: Mix
+    rows: int
+    capacity: int
+    stage: Stage
+    dtype: torch.dtype
+
+
+CASES = [
+    Case(f"{mix}, {stage}", *words, STAGES[stage], torch.bfloat16)
+    for mix, words in {"LLaVA-like": (TILES, LLAVA, 8, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
+    for stage in STAGES
+]
 
 
 @dataclass(frozen=True)
@@ -47,139 +82,174 @@ class Side:
     Args:
         forward_back: leaves gradients.
         learns: what is trained, by our own paths.
+        step: a whole optimiser step.
     """
 
+    batch: Batch
     forward_back: Callable[[], Step]
     learns: Mapping[str, nn.Parameter]
-
-    def stepper(self) -> Callable[[], Step]:
-        """A whole optimiser step."""
-        optimiser = torch.optim.AdamW(self.learns.values(), lr=1e-6)
-
-        def step() -> Step:
-            optimiser.zero_grad()
-            found = self.forward_back()
-            optimiser.step()
-            return found
-
-        return step
+    step: Callable[[], Step]
 
 
-class Trio:
-    """The same random parts three times, with the same rows.
+def ours(case: Case) -> Side:
+    """scops: packed, head on supervised tokens only."""
+    system, batch = parts(case), rows(case, packed=True)
+    learns = enter(system, case.stage)
+    _fill_adapters(system)
 
-    ours: packed, head on supervised tokens only, scops' own step
-    padded: scops' parts, one row per conversation, logits of every token
-    transformers: LlamaForCausalLM on embeddings into which the connector's tokens are scattered, its own loss
-    """
+    def forward_back() -> Step:
+        found = gradients(system, "next_token", [batch], learns, state={}, clip=case.stage.clip, where="bench")
+        total, count = found.sums["loss"]
+        return Step(total / count, found.norm)
 
-    def __init__(self, spec: owl_small.Spec, examples: Sequence[Example], *, capacity: int, adapters: Lora) -> None:
-        torch.manual_seed(0)
-        system = owl_small.build(spec)
-        initialise(system)
-        language = language_of(spec.language, HUB_LLAMA_TIED.save(system.language.state_dict()))
-        system.requires_grad_(False)
-        language.requires_grad_(False)
-        lora.add(system, adapters)
-        for _, b in lora.adapters(system).values():
-            nn.init.normal_(b, std=0.02)  # zero would let the adapters' first halves learn nothing
-        system.image.connector.requires_grad_(True)
-        lora.add(language, replace(adapters, targets=tuple(map(_published, adapters.targets))))
-        for path, (a, b) in lora.adapters(system).items():
-            other = language.get_submodule(_published(path))
-            other.load_state_dict({"lora_a": a, "lora_b": b}, strict=False)
-        packed, padded = pack(examples, capacity=capacity, pad_id=0), pad(examples, pad_id=0)
-        cells = int(spec.side / 32) ** 2
-        known = {
-            digest: torch.randn(cells, system.image.encoder.width)
-            for example in examples
-            for digest in example.digests.get("image", ())
-        }
-        self.packed, self.padded = _seen(packed, known), _seen(padded, known)
-        self.ours = self._ours(system.train())
-        self.plain = self._plain(copy.deepcopy(system))
-        self.transformers = self._transformers(language.train(), copy.deepcopy(system.image.connector))
-
-    def _ours(self, system: MultimodalDecoder) -> Side:
-        learns = _learning(system)
-
-        def forward_back() -> Step:
-            found = gradients(system, "next_token", [self.packed], learns, state={}, clip=CLIP, where="bench")
-            total, count = found.sums["loss"]
-            return Step(total / count, found.norm)
-
-        return Side(forward_back, learns)
-
-    def _plain(self, system: MultimodalDecoder) -> Side:
-        learns, batch, labels_BT = _learning(system), self.padded, _labels(self.padded)
-
-        def forward_back() -> Step:
-            logits_RV = system(batch)[:, :-1].flatten(0, 1).float()
-            return _back(F.cross_entropy(logits_RV, labels_BT[:, 1:].flatten(), ignore_index=IGNORED), learns)
-
-        return Side(forward_back, learns)
-
-    def _transformers(self, language: nn.Module, connector: nn.Module) -> Side:
-        learns = {f"image.connector.{path}": p for path, p in connector.named_parameters()}
-        for path, (a, b) in lora.adapters(language).items():
-            learns |= {f"{_ours(path)}.lora_a": a, f"{_ours(path)}.lora_b": b}
-        batch, labels_BT = self.padded, _labels(self.padded)
-        real_BT = (torch.arange(batch.ids_BT.shape[1]) < torch.tensor(batch.lengths)[:, None]).long()
-        is_media_BT = torch.zeros(batch.ids_BT.numel(), dtype=torch.bool)
-        is_media_BT[batch.where["image"].index_R] = True
-        is_media_BT1 = is_media_BT.view_as(batch.ids_BT)[..., None]
-
-        def forward_back() -> Step:
-            x_BTD = language.get_input_embeddings()(batch.ids_BT)
-            x_BTD = x_BTD.masked_scatter(is_media_BT1, connector(batch.features["image"]))
-            return _back(language(inputs_embeds=x_BTD, attention_mask=real_BT, labels=labels_BT).loss, learns)
-
-        return Side(forward_back, learns)
+    return Side(batch, forward_back, learns, _stepper(forward_back, learns, system, case))
 
 
-def check(ours: Side, theirs: Side) -> str:
-    """Loss, norm and every gradient are the same.
+def transformers(case: Case) -> Side:
+    """LlamaForCausalLM on embeddings into which the connector's tokens are scattered, padded, its own loss."""
+    system, batch = parts(case), rows(case, packed=False)
+    language = language_of(case.spec.language, HUB_LLAMA_TIED.save(system.language.state_dict())).train()
+    whole = nn.ModuleDict({"language": language, "connector": system.image.connector})
+    adapters = case.stage.lora and replace(
+        case.stage.lora, targets=tuple(_published(glob) for glob in case.stage.lora.targets)
+    )
+    renamed = {"image.connector": "connector", "language": "language"}
+    learns = enter(whole, replace(case.stage, train=tuple(renamed[glob] for glob in case.stage.train), lora=adapters))
+    _fill_adapters(whole)
+    connector, labels_BT = system.image.connector, _labels(batch)
+    real_BT = (torch.arange(batch.ids_BT.shape[1]) < torch.tensor(batch.lengths)[:, None]).long()
+    is_media_BT = torch.zeros(batch.ids_BT.numel(), dtype=torch.bool)
+    is_media_BT[batch.where["image"].index_R] = True
+    is_media_BT1 = is_media_BT.view_as(batch.ids_BT)[..., None]
+    moved = list(learns.values())
+
+    def forward_back() -> Step:
+        x_BTD = language.get_input_embeddings()(batch.ids_BT)
+        x_BTD = x_BTD.masked_scatter(is_media_BT1, connector(batch.features["image"]))
+        loss = language(inputs_embeds=x_BTD, attention_mask=real_BT, labels=labels_BT, use_cache=False).loss
+        loss.backward()
+        return Step(loss.item(), nn.utils.clip_grad_norm_(moved, case.stage.clip or torch.inf).item())
+
+    return Side(
+        batch, forward_back, {_ours(p): t for p, t in learns.items()}, _stepper(forward_back, learns, whole, case)
+    )
+
+
+SIDES = {"ours": ours, "transformers": transformers}
+
+
+def check(mine: Side, other: Side, dtype: torch.dtype) -> str:
+    """Loss, norm and gradients are the same; in float32 every single gradient.
 
     Raises:
         ValueError: naming what differs.
     """
-    mine, other = ours.forward_back(), theirs.forward_back()
-    if ours.learns.keys() != theirs.learns.keys():
-        raise ValueError(f"only one side trains {sorted(ours.learns.keys() ^ theirs.learns.keys())[:5]}")
-    allowed = TOLERANCE[torch.float32]
-    shares = {"the loss": abs(mine.loss / other.loss - 1), "the gradient's norm": abs(mine.norm / other.norm - 1)}
-    largest = {path: float(p.grad.abs().max()) for path, p in theirs.learns.items()}
-    floor = NOTHING * max(largest.values())
-    for path, parameter in ours.learns.items():
-        off = float((parameter.grad - theirs.learns[path].grad).abs().max())
-        shares[path] = off / max(largest[path], floor)
-    for side in (ours, theirs):
+    if mine.learns.keys() != other.learns.keys():
+        raise ValueError(f"only one side trains {sorted(mine.learns.keys() ^ other.learns.keys())[:5]}")
+    here, there = mine.forward_back(), other.forward_back()
+    shares = {"the loss": abs(here.loss / there.loss - 1), "the gradient's norm": abs(here.norm / there.norm - 1)}
+    offs = {path: p.grad.float() - other.learns[path].grad.float() for path, p in mine.learns.items()}
+    if dtype == torch.float32:
+        largest = {path: float(p.grad.abs().max()) for path, p in other.learns.items()}
+        floor = NOTHING * max(largest.values())
+        shares |= {path: float(off.abs().max()) / max(largest[path], floor) for path, off in offs.items()}
+    apart = sum(float(off.square().sum()) for off in offs.values()) ** 0.5 / min(there.norm, 1.0)
+    for side in (mine, other):
         for parameter in side.learns.values():
             parameter.grad = None
     worst = max(shares, key=lambda name: shares[name])
-    if not shares[worst] <= allowed:
-        raise ValueError(f"{worst} differs by {shares[worst]:.2g} of its size; {allowed:.2g} is allowed")
-    return f"loss {mine.loss:.4f} on both sides, loss and gradients differ by {shares[worst]:.1e} at most"
+    if not shares[worst] <= TOLERANCE[dtype]:
+        raise ValueError(f"{worst} differs by {shares[worst]:.2g} of its size; {TOLERANCE[dtype]:.2g} is allowed")
+    if not apart <= APART[dtype]:
+        raise ValueError(f"all gradients differ by {apart:.2g} of their norm; {APART[dtype]:.2g} is allowed")
+    return f"loss {here.loss:.4f} and {there.loss:.4f}, gradients differ by {apart:.1e} of their norm"
 
 
 def measure(settings: Settings) -> Iterator[Pair | Skip]:
-    spec = owl_small.SIZES["owl-tiny"]
-    trio = Trio(spec, rows_of(spec, ROWS), capacity=CAPACITY, adapters=owl_small.ADAPTERS)
-    shares = [f"{batch.tokens / batch.ids_BT.numel():.0%}" for batch in (trio.padded, trio.packed)]
-    learnt = len(trio.packed.targets.ids_R) / trio.packed.tokens
-    case = (
-        f"{ROWS} rows, {trio.packed.tokens} tokens ({learnt:.0%} learnt), {shares[0]} real padded, {shares[1]} packed"
-    )
-    peers = {"transformers, padded": trio.transformers, "scops' parts, padded": trio.plain}
-    checked = {peer: check(trio.ours, side) for peer, side in peers.items()}  # all, before anything has moved
-    for peer, side in peers.items():
-        seconds = interleave(timed(trio.ours.stepper()), timed(side.stepper()), settings.rounds)
-        yield Pair(case, peer, "rows", ROWS, checked[peer], seconds)
+    for case in CASES:
+        exact = replace(case, dtype=torch.float32)
+        mine, theirs = ours(case), transformers(case)
+        checked, filled = check(mine, theirs, case.dtype), _filled(mine, theirs)
+        peaks = {name: peak_of(name, of, settings.threads) for name, of in (("ours", case), ("transformers", case))}
+        for peer, of, side in (("bf16", case, theirs), ("float32", exact, None)):
+            side = side or transformers(exact)
+            seconds = interleave(timed(mine.step), timed(side.step), settings.rounds)
+            peak = peaks["transformers"] if of is case else peak_of("transformers", exact, settings.threads)
+            memory = f"peak {peaks['ours']:.2f} and {peak:.2f} GB"
+            yield Pair(f"{case.name}; {filled}", f"transformers {peer}, padded", "rows", case.rows,
+                       f"{checked}; {memory}", seconds)  # fmt: skip
+            del side
+            theirs = None
+            gc.collect()
 
 
-def _seen(batch: Batch, known: Mapping[str, Tensor]) -> Batch:
-    """The batch with its pictures' features, in its own order."""
+def parts(case: Case) -> nn.Module:
+    """The same random parts for every side."""
+    torch.manual_seed(0)
+    system = owl_small.build(case.spec)
+    initialise(system)
+    return system.to(case.dtype)
+
+
+def rows(case: Case, *, packed: bool) -> Batch:
+    """The case's rows, with random features of their pictures."""
+    examples = rows_of(case.spec, case.rows, mix=case.mix)
+    batch = pack(examples, capacity=case.capacity, pad_id=0) if packed else pad(examples, pad_id=0)
+    dice, shape = torch.Generator().manual_seed(1), (int(case.spec.side / 32) ** 2, 1280)
+    digests = [digest for example in examples for digest in example.digests.get("image", ())]
+    known = {digest: torch.randn(shape, generator=dice).to(case.dtype) for digest in digests}
     return replace(batch, features={"image": torch.stack([known[digest] for digest in batch.digests["image"]])})
+
+
+def peak_of(side: str, case: Case, threads: int) -> float:
+    """GB that a process of its own holds at most while it makes its second step, above what torch alone takes."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_hold, args=(side, case, threads, send))
+    process.start()
+    send.close()
+    try:
+        return receive.recv() / 1e9
+    finally:
+        process.join()
+
+
+def _hold(side: str, case: Case, threads: int, send: "multiprocessing.connection.Connection") -> None:
+    torch.set_num_threads(threads)
+    torch.randn(64, 64) @ torch.randn(64, 64)
+    before = _status("VmRSS")
+    made = SIDES[side](case)
+    made.step()
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
+    made.step()
+    send.send(_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    return int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) * 1024
+
+
+def _stepper(
+    forward_back: Callable[[], Step], learns: Mapping[str, nn.Parameter], module: nn.Module, case: Case
+) -> Callable[[], Step]:
+    optimiser = Optimiser(learns, module, stage=replace(case.stage, lr=1e-6))
+
+    def step() -> Step:
+        found = forward_back()
+        optimiser.step(0)
+        return found
+
+    return step
+
+
+def _fill_adapters(module: nn.Module) -> None:
+    """Zero would let the adapters' first halves learn nothing."""
+    dice = torch.Generator().manual_seed(2)
+    for path in sorted(found := lora.adapters(module)):
+        for half in found[path]:
+            with torch.no_grad():
+                half.copy_(torch.randn(half.shape, generator=dice) * 0.02)
 
 
 def _labels(batch: Batch) -> Tensor:
@@ -190,29 +260,35 @@ def _labels(batch: Batch) -> Tensor:
     return labels.view_as(batch.ids_BT)
 
 
-def _learning(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {path: p for path, p in module.named_parameters() if p.requires_grad}
+def _filled(*sides: Side) -> str:
+    packed, padded = (side.batch for side in sides)
+    assert packed.targets is not None
+    shares = [f"{batch.tokens / batch.ids_BT.numel():.0%}" for batch in (padded, packed)]
+    learnt = len(packed.targets.ids_R) / packed.tokens
+    return f"{packed.tokens} tokens ({learnt:.0%} learnt), {shares[0]} real padded, {shares[1]} packed"
 
 
-def _back(loss: Tensor, learns: Mapping[str, nn.Parameter]) -> Step:
-    loss.backward()
-    return Step(loss.item(), nn.utils.clip_grad_norm_([*learns.values()], CLIP).item())
+_NAMES = (
+    ("language.blocks.", "language.model.layers."), (".attn.body.", ".self_attn."), (".mlp.body.", ".mlp."),
+    (".attn.norm", ".input_layernorm"), (".mlp.norm", ".post_attention_layernorm"),
+    ("language.embed.", "language.model.embed_tokens."), ("language.norm.", "language.model.norm."),
+)  # fmt: skip
+"""Ours and theirs."""
 
 
-_NAMES = (("language.blocks.", "model.layers."), (".attn.body.", ".self_attn."))
-
-
-def _published(path: str) -> str:
-    """Our path of a projection of attention as transformers writes it."""
+def _published(glob: str) -> str:
+    """Our glob of a projection of attention as the peer writes it."""
     for mine, other in _NAMES:
-        path = path.replace(mine, other)
-    return f"{path}_proj"
+        glob = glob.replace(mine, other)
+    return f"{glob}_proj"
 
 
 def _ours(path: str) -> str:
+    if path.startswith("connector."):
+        return f"image.{path}"
     for mine, other in _NAMES:
         path = path.replace(other, mine)
-    return path.removesuffix("_proj")
+    return re.sub(r"(?<=\.)(q|k|v|o|gate|up|down)_proj\.", r"\1.", path)
 
 
 if __name__ == "__main__":

@@ -70,10 +70,11 @@ class Route:
 
 @dataclass(frozen=True)
 class Targets:
-    """Supervised predictions only: at flat position index_R the next token is ids_R."""
+    """Supervised predictions only: at flat position index_R the next token is ids_R; so many per row, on the host."""
 
     index_R: Tensor
     ids_R: Tensor
+    count_B: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 # B rows, T tokens, M media items of all rows in reading order, R selected flat positions
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from heapq import heappush, heapreplace
 
 import numpy as np
 import torch
@@ -35,24 +36,28 @@ def pack(examples: Sequence[Example], *, capacity: int, pad_id: int, multiple: i
 
 
 def plan_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which examples share a row: first fit, longest first, in n log n; rows and their members keep reading order."""
-    leaves = 1 << max(len(lengths) - 1, 0).bit_length()
-    room = [capacity] * (2 * leaves)  # a tree: room[n] is the most that a row below node n still takes
-    rows: dict[int, list[int]] = {}
-    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
-        length = lengths[number]
+    """Which examples share a row, of about equally full rows; rows and their members keep reading order.
+
+    Longest first, each into the emptiest row (Graham's rule for equal loads), in as few rows as that allows: where one
+    does not fit there is one row more, and all are laid anew.
+    """
+    for number, length in enumerate(lengths):
         if length > capacity:
             raise ValueError(f"example {number} has {length} tokens, but a row has room for {capacity}")
-        node = 1
-        while node < leaves:
-            node *= 2
-            node += room[node] < length  # the left row unless it is too full
-        rows.setdefault(node, []).append(number)
-        room[node] -= length
-        while node > 1:
-            node //= 2
-            room[node] = max(room[2 * node], room[2 * node + 1])
-    return sorted(sorted(row) for row in rows.values())
+    longest_first = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
+    count, rows = -(-sum(lengths) // capacity), []
+    while len(rows) != count:
+        count = max(count, len(rows))
+        rows: list[list[int]] = [[] for _ in range(count)]
+        filled = [(0, row) for row in range(count)]  # a heap: the emptiest row first
+        for number in longest_first:
+            if filled[0][0] + lengths[number] > capacity:
+                rows.append([])
+                heappush(filled, (0, len(rows) - 1))
+            tokens, row = filled[0]
+            rows[row].append(number)
+            heapreplace(filled, (tokens + lengths[number], row))
+    return sorted(sorted(row) for row in rows)
 
 
 def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
@@ -78,7 +83,7 @@ def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
         tuple(tuple(start for at, start, _ in placed if at == row) for row in range(len(rows))),
         where={kind: _where(placed, kind, width) for kind in kinds},
         route=_route(media_BT.ravel()),
-        targets=_targets(ids_BT.ravel(), learn_BT.ravel()),
+        targets=_targets(ids_BT, learn_BT),
         media={kind: stack for kind in kinds if (stack := _stacked(placed, kind)) is not None},
         digests={kind: _digests(placed, kind) for kind in kinds},
         names=tuple(example.name for _, _, example in placed),
@@ -142,10 +147,11 @@ def _route(is_media: np.ndarray) -> Route:
     return Route(tuple(map(torch.from_numpy, index)), torch.from_numpy(inverse_R))
 
 
-def _targets(ids: np.ndarray, learn: np.ndarray) -> Targets:
+def _targets(ids_BT: np.ndarray, learn_BT: np.ndarray) -> Targets:
     """Documents begin unlearnt, so what is learnt stands behind a token of its own document."""
-    at_R = np.flatnonzero(learn)
-    return Targets(torch.from_numpy(at_R - 1), torch.from_numpy(ids[at_R]))
+    at_R = np.flatnonzero(learn_BT)
+    count_B = tuple(learn_BT.sum(1).tolist())
+    return Targets(torch.from_numpy(at_R - 1), torch.from_numpy(ids_BT.ravel()[at_R]), count_B)
 
 
 def _stacked(placed: list[Placed], kind: str) -> Tensor | None:

@@ -20,7 +20,7 @@ class LoRA(nn.Module):
     Args:
         base: its `weight` and `bias` become this module's own, so that their paths do not change.
         dropout: share of the adapter's input that is dropped in training.
-        dtype: of A and B, whatever the base is kept in.
+        dtype: in which A and B are kept and moved, whatever the base is kept in; products are in the dtype of x.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        low_r = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)
-        return F.linear(x, self.weight, self.bias) + F.linear(low_r, self.lora_b * self.scale).to(x.dtype)
+        a, b = self.lora_a.to(x.dtype), (self.lora_b * self.scale).to(x.dtype)
+        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(self.dropout(x), a), b)
 
     def merged(self) -> nn.Linear:
         """One plain projection that does the same, in the base's dtype."""

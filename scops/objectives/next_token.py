@@ -1,23 +1,23 @@
 """Predict the next token where the batch says so; the head sees those rows only."""
 
-# B rows, T tokens, D width, V vocabulary, R supervised positions
+# B rows, T tokens, D width, R supervised positions
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scops.core.batch import Batch, Targets
 from scops.core.loss import Loss
 from scops.core.system import Decoder
+from scops.objectives.head_loss import head_loss
 
 
 def next_token(system: Decoder, batch: Batch, state: dict[str, Tensor]) -> Loss:
     """Cross-entropy in float32, summed over supervised tokens; parts by data set where the host can count them."""
     targets = targets_of(batch)
-    hidden_RD = system.hidden(batch).flatten(0, 1)[targets.index_R]
-    losses_R = F.cross_entropy(system.head(hidden_RD).float(), targets.ids_R, reduction="none")
-    return Loss(losses_R.sum(), supervised_tokens(batch), "token", _parts(batch, targets, losses_R.detach()))
+    hidden_RD = system.hidden(batch).flatten(0, 1).index_select(0, targets.index_R)
+    total, losses_R = head_loss(system.head, hidden_RD, targets.ids_R)
+    return Loss(total, supervised_tokens(batch), "token", _parts(batch, targets, losses_R))
 
 
 def supervised_tokens(batch: Batch) -> int:

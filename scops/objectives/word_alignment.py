@@ -8,6 +8,7 @@ table, so that no pass through the language model is needed. Equal answers are p
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from scops.core.batch import Batch
 from scops.core.loss import Loss
@@ -41,16 +42,11 @@ def single_pictures(batch: Batch) -> int:
 
 
 def _answers(system: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Per row, the mean word embedding of its targets (B, D), and their ids from the left, -1 behind them (B, T)."""
-    targets, (rows, length) = targets_of(batch), batch.ids_BT.shape
-    row_R = targets.index_R // length
-    ones_R = torch.ones_like(row_R)
-    count_B = row_R.new_zeros(rows).index_add_(0, row_R, ones_R)
-    place_R = torch.arange(len(row_R), device=row_R.device) - (count_B.cumsum(0) - count_B)[row_R]
-    ids_BT = torch.full_like(batch.ids_BT, -1).index_put((row_R, place_R), targets.ids_R)
-    words_RD = system.embed(targets.ids_R).float()
-    sums_BD = words_RD.new_zeros(rows, words_RD.shape[-1]).index_add(0, row_R, words_RD)
-    return sums_BD / count_B[:, None].clamp(min=1), ids_BT
+    """Per row, the mean word embedding of its targets (B, D), and their ids, -1 behind them (B, T)."""
+    targets, count_B = targets_of(batch), list(targets_of(batch).count_B)
+    words = system.embed(targets.ids_R).float().split(count_B)
+    ids_BT = pad_sequence(list(targets.ids_R.split(count_B)), batch_first=True, padding_value=-1)
+    return torch.stack([words_RD.sum(0) / max(1, len(words_RD)) for words_RD in words]), ids_BT
 
 
 def _towards(scores_NN: Tensor, positive_NN: Tensor) -> Tensor:

@@ -58,11 +58,10 @@ def read_words(batch: Batch) -> int:
 
 
 def _readings(batch: Batch) -> list[Reading]:
-    """Rows with exactly one picture and at least one target. Asks the device how many targets each row has."""
-    found = []
-    counts_B = torch.bincount(targets_of(batch).index_R // batch.ids_BT.shape[1], minlength=len(batch.lengths)).tolist()
+    """Rows with exactly one picture and at least one target."""
+    found, count_B = [], targets_of(batch).count_B
     for row, (kind, item) in pairs_of(batch, "word_reading").items():
-        length = min(counts_B[row], batch.where[kind].length_M[item])
+        length = min(count_B[row], batch.where[kind].length_M[item])
         if length:
-            found.append(Reading((kind, item), sum(counts_B[:row]), length))
+            found.append(Reading((kind, item), sum(count_B[:row]), length))
     return found

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from scops.ops.blocked import blocked_attention, pays
+from scops.ops.documents import Grouped, attend_grouped, grouped
 from scops.ops.masks import Behind, Causal, Documents, Mask
 
 Visible = Mask | Tensor | None
@@ -24,38 +26,28 @@ def attend(
     Returns:
         (B, N, T, H)
     """
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
-    if visible is None:
-        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, **options)
-    if isinstance(visible, Causal) and q_BNTH.shape[2] == k_BKSH.shape[2]:
-        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=True, **options)
+    queries, keys = q_BNTH.shape[2], k_BKSH.shape[2]
     if isinstance(visible, Documents):
-        return _attend_documents(q_BNTH, k_BKSH, v_BKSH, visible, options)
+        visible = grouped(visible, queries, q_BNTH.device)
+    if isinstance(visible, Grouped):
+        return attend_grouped(q_BNTH, k_BKSH, v_BKSH, visible, lambda q, k, v: attend(q, k, v, Causal(), scale=scale))
+    causal = isinstance(visible, Causal) and queries == keys
+    if (visible is None or causal) and pays(q_BNTH, k_BKSH, v_BKSH):
+        return blocked_attention(q_BNTH, k_BKSH, v_BKSH, causal=causal, scale=scale)
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
+    if visible is None or causal:
+        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=causal, **options)
     if isinstance(visible, Mask):
-        visible = visible.dense(q_BNTH.shape[0], q_BNTH.shape[2], k_BKSH.shape[2], q_BNTH.device)
+        visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     out_BNTH = scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=visible, **options)
     return torch.where(visible.any(-1, keepdim=True), out_BNTH, 0.0)
 
 
 def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: torch.device) -> Visible:
     """What all layers of one forward share: a mask that has a fast path stays itself, any other becomes dense once."""
-    if not isinstance(visible, Mask) or isinstance(visible, Documents):
-        return visible
-    if isinstance(visible, Behind) or (isinstance(visible, Causal) and queries == keys):
+    if isinstance(visible, Documents):
+        return grouped(visible, queries, device)
+    whole = isinstance(visible, Behind) or (isinstance(visible, Causal) and queries == keys)
+    if whole or not isinstance(visible, Mask):
         return visible
     return visible.dense(rows, queries, keys, device)
-
-
-def _attend_documents(q: Tensor, k: Tensor, v: Tensor, visible: Documents, options: dict[str, Any]) -> Tensor:
-    """Document by document: 4-5 times faster on a CPU than one dense mask over the packed row.
-
-    Split, not sliced: the gradients of the pieces are joined once, instead of each being added to a whole row of zeros.
-    """
-    rows = []
-    for starts, *row in zip(visible.starts, q.split(1), k.split(1), v.split(1), strict=True):
-        lengths = [end - start for start, end in zip(starts, (*starts[1:], q.shape[2]), strict=True)]
-        pieces = zip(*(x.split(lengths, dim=2) for x in row), strict=True)
-        rows.append(
-            torch.cat([scaled_dot_product_attention(*piece, is_causal=True, **options) for piece in pieces], dim=2)
-        )
-    return torch.cat(rows)

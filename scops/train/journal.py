@@ -54,28 +54,31 @@ class Journal:
         self._restart()
 
     def note(self, *, step: int, done: int, sums: Mapping[str, tuple[float, int]], lr: float, norm: float,
-             tokens: int, samples: int) -> None:  # fmt: skip
+             tokens: int, samples: int, waited: float) -> None:  # fmt: skip
         """One step.
 
         Args:
             step: in the run; done: in the stage.
             sums: by name ("loss", parts), a sum and its units.
+            waited: seconds until its rows were there.
         """
         for name, (total, count) in sums.items():
             pair = self.window.setdefault(name, [0.0, 0])
             pair[0], pair[1] = pair[0] + total, pair[1] + count
         self.tokens, self.samples, self.noted = self.tokens + tokens, self.samples + samples, self.noted + 1
+        self.waited += waited
         self.progress.update(self.task, completed=done)
         if step % self.every and done != self.steps:
             return
         seconds = max(time.monotonic() - self.start, 1e-9)
         means = {name: total / count for name, (total, count) in self.window.items() if count}
         line = {"step": step, "stage": self.stage, "stage_step": done, **means, "learning_rate": lr, "grad_norm": norm,
-                "tokens_per_second": self.tokens / seconds, "samples_per_second": self.samples / seconds}  # fmt: skip
+                "tokens_per_second": self.tokens / seconds, "samples_per_second": self.samples / seconds,
+                "data_share": self.waited / seconds}  # fmt: skip
         self.window, self.losses[self.stage] = {}, means["loss"]
         self._line(line, "train")
         words = (f"loss {means.get('loss', 0.0):.4f}  lr {lr:.2e}  {line['tokens_per_second']:.0f} tokens/s  "
-                 f"{line['samples_per_second']:.1f} samples/s")  # fmt: skip
+                 f"{line['samples_per_second']:.1f} samples/s  data {line['data_share']:.0%}")  # fmt: skip
         self.progress.update(self.task, words=words)
         if self.progress.disable:
             left = (self.steps - done) * seconds / self.noted
@@ -110,7 +113,7 @@ class Journal:
         self.close()
 
     def _restart(self) -> None:
-        self.start, self.tokens, self.samples, self.noted = time.monotonic(), 0, 0, 0
+        self.start, self.tokens, self.samples, self.noted, self.waited = time.monotonic(), 0, 0, 0, 0.0
 
     def _line(self, line: Mapping[str, Any], group: str) -> None:
         if not self.file or not self.board:

@@ -11,24 +11,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from scops.core.batch import Batch, Example
+from scops.core.batch import Example
 from scops.core.names import nearest
 from scops.core.sample import Sample
 from scops.core.stage import Stage
+from scops.nn.checkpointing import checkpoint_blocks
 from scops.objectives import State
 from scops.train import checkpoint
 from scops.train.batches import Batcher, Row
 from scops.train.checkpoint import Checkpoint
-from scops.train.data import Feed, Maker, Mixture, Position, Unusable, make, spread
-from scops.train.evaluate import held_out_loss
+from scops.train.data import Feed, Maker, Mixture, Position
+from scops.train.evaluate import held_out_batches, held_out_loss
 from scops.train.fingerprint import fingerprint, fingerprints
 from scops.train.interrupt import Interrupted, Interrupts
 from scops.train.journal import Journal
 from scops.train.optimise import Optimiser
-from scops.train.resume import differing, moving_buffers, restore, settle_folder, tensors
+from scops.train.profile import Profile
+from scops.train.resume import differing, moving_buffers, restore, resumed, tensors
 from scops.train.run import Plan, Run, settle
 from scops.train.stage import enter, frozen_roles, table
 from scops.train.step import gathered, gradients, place, silent_roles
+from scops.train.watch import UNWATCHED, Watch
 
 Rows = Mapping[str, Sequence[Sample]]
 
@@ -74,11 +77,12 @@ def train(
     for name in dict.fromkeys(name for plan in plans for name in plan.weights):
         if name not in datasets:
             raise ValueError(f"the run learns from {name!r}, but no such data set was given{nearest(name, datasets)}")
-    before = _before(run, folder, resume)
+    before = resumed(run, folder, allowed=resume)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(run.seed)
     device, dtype = _device(run.device), torch.bfloat16 if run.bf16 else torch.float32
     module.to(device, dtype if run.bf16 else None)
+    checkpoint_blocks(module, run.gradient_checkpointing)
     state = before.state if before else {"step": 0, "stage": 0, "window": {}}
     writes = place()[0] == 0
     with (
@@ -90,6 +94,8 @@ def train(
         for number, plan in enumerate(plans):
             here = before if before and number == state["stage"] else None
             going.stage(number, plan, here, skip=number < state["stage"])
+
+    checkpoint_blocks(module, False)
 
     def keep(beside: Path) -> None:
         save(module, beside)
@@ -150,31 +156,55 @@ class _Going:
         self._report(position)
 
     def _steps(self, number: int, plan: Plan, optimiser: Optimiser, done: int, position: Position) -> None:
-        feed, last = iter(self._feed(plan, position)), plan.stage.steps
+        feed, last, watch = iter(self._feed(plan, position)), plan.stage.steps, self._watch(plan.stage.name)
         while done < last and not self.stop.asked:
             done += 1
-            self._step(plan, optimiser, next(feed), done)
+            watch.begin()
+            asked = time.monotonic()
+            with watch.phase("data"):
+                rows = next(feed)
+            self._step(plan, optimiser, rows, done, watch, waited=time.monotonic() - asked)
             if self.run.eval_steps and self.held_out and self.step % self.run.eval_steps == 0:
                 self._evaluate(plan)
             if self.step % self.run.save_steps == 0 or done == last or self.stop.asked:
                 self._save(number, plan, optimiser, done, position)
+        watch.close()
 
-    def _step(self, plan: Plan, optimiser: Optimiser, rows: Sequence[tuple[Row, Example]], done: int) -> None:
+    def _step(
+        self,
+        plan: Plan,
+        optimiser: Optimiser,
+        rows: Sequence[tuple[Row, Example]],
+        done: int,
+        watch: Watch,
+        *,
+        waited: float,
+    ) -> None:
         stage, where = plan.stage, f"stage {plan.stage.name!r}, step {done}"
-        batches = self.batcher.micro(plan, [example for _, example in rows])
-        self.batcher.keep(rows)
+        with watch.phase("data"):
+            batches = self.batcher.micro(plan, [example for _, example in rows])
+            self.batcher.keep(rows)
         outcome = gradients(
             self.module, stage.objective, batches, optimiser.trainables,
-            state=self.objective_state, clip=stage.clip, where=where,
+            state=self.objective_state, clip=stage.clip, where=where, watch=watch,
         )  # fmt: skip
         for role in silent_roles(optimiser.trainables) if done == 1 else ():
             self.journal.say(f"warning: {where}: {role} should learn, but all of its gradient is zero")
-        lr = optimiser.step(done - 1)
+        with watch.phase("optimiser"):
+            lr = optimiser.step(done - 1)
         self.step += 1
+        tokens = sum(batch.tokens for batch in batches)
+        watch.end(tokens=tokens, samples=stage.batch // place()[1])
         self.journal.note(
             step=self.step, done=done, sums=outcome.sums, lr=lr, norm=outcome.norm,
-            tokens=sum(batch.tokens for batch in batches) * place()[1], samples=stage.batch,
+            tokens=tokens * place()[1], samples=stage.batch, waited=waited,
         )  # fmt: skip
+
+    def _watch(self, stage: str) -> Watch:
+        if not self.run.profile or place()[0]:
+            return UNWATCHED
+        where, folder = self.batcher, Path(self.run.output_dir) / "profile"
+        return Profile(folder, stage, self.module, device=where.device, dtype=where.dtype, say=self.journal.say)
 
     def _feed(self, plan: Plan, position: Position) -> Feed:
         (rank, world), stage = place(), plan.stage
@@ -192,16 +222,7 @@ class _Going:
         )  # fmt: skip
 
     def _evaluate(self, plan: Plan) -> None:
-        made: dict[str, list[Batch]] = {}
-        for name, rows in self.held_out.items():
-            keys = [(f"held out {name}", number) for number in spread(rows, self.run.eval_samples)]
-            found = [self.batcher.kept.get(key) or make(rows, key[1], self.processor, name=name) for key in keys]
-            pairs = [(key, e) for key, e in zip(keys, found, strict=True) if not isinstance(e, Unusable)]
-            if not pairs:
-                raise ValueError(f"no row of the held-out set {name!r} can be used: {found[:1]}")
-            examples, size = [example for _, example in pairs], -(-plan.stage.batch // plan.accumulation)
-            made[name] = [self.batcher.one(plan, examples[at : at + size]) for at in range(0, len(examples), size)]
-            self.batcher.keep(pairs)
+        made = held_out_batches(self.batcher, plan, self.held_out, self.processor, samples=self.run.eval_samples)
         means = held_out_loss(self.module, plan.stage.objective, made, dict(self.objective_state))
         self.journal.evaluated(step=self.step, means=means)
 
@@ -249,18 +270,6 @@ class _Going:
         for word, book in (("cannot be used", position.bad), ("were too long and left out", position.dropped)):
             for name, rows in book.items():
                 self.journal.say(f"{len(rows)} of {len(self.datasets[name])} rows of {name!r} {word}")
-
-
-def _before(run: Run, folder: Path, resumes: bool) -> Checkpoint | None:
-    """The latest checkpoint, after the run has been laid beside it."""
-    found = checkpoint.latest(folder)
-    if found and not resumes:
-        raise ValueError(f"{folder} has checkpoints ({found.name}); resume, or choose another output_dir")
-    settle_folder(run, folder, found)
-    if place()[0] == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        run.save(folder / "run.yaml")
-    return checkpoint.read(found) if found else None
 
 
 def _device(name: str) -> torch.device:

@@ -8,14 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from scops.core.names import nearest
+from scops.train import checkpoint
+from scops.train.checkpoint import Checkpoint
 from scops.train.run import Run
+from scops.train.step import place
 
 FREE = (
     "output_dir", "device", "save_steps", "save_total_limit", "logging_steps", "eval_steps", "eval_samples",
     "eval_data", "dataloader_num_workers", "feature_cache", "feature_cache_dir", "feature_cache_gb", "max_bad_share",
+    "gradient_checkpointing", "profile",
 )  # fmt: skip
 """Words of a run that may change between a checkpoint and its resume: they move no number."""
 SHOWN = 5
+
+
+def resumed(run: Run, folder: Path, *, allowed: bool) -> Checkpoint | None:
+    """The latest checkpoint, after the run has been laid beside it."""
+    found = checkpoint.latest(folder)
+    if found and not allowed:
+        raise ValueError(f"{folder} has checkpoints ({found.name}); resume, or choose another output_dir")
+    settle_folder(run, folder, found)
+    if place()[0] == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        run.save(folder / "run.yaml")
+    return checkpoint.read(found) if found else None
 
 
 def settle_folder(run: Run, folder: Path, found: Path | None) -> None:

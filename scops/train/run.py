@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scops.core.names import nearest
 from scops.core.stage import Lora, Stage
 from scops.objectives import OBJECTIVES
+from scops.train.changes import changed
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -89,6 +90,9 @@ class Run(_Words):
         resize: what makes pictures smaller, "pillow" or "torch" (faster, 2 levels of 255 off at most); kept with the
             weights. By default as `init` says, else "pillow".
         bf16: parameters are kept and used in bfloat16; what trains is also kept, and moved, in float32.
+        gradient_checkpointing: blocks keep their input alone and are run again on the way back: less memory, about a third
+            more time, the same numbers.
+        profile: write to output_dir/profile where the time of each stage's first steps goes.
         feature_cache: keep what a frozen encoder makes of each picture ("memory", "disk"), at most feature_cache_gb in
             memory; on disk it stands under output_dir/features or feature_cache_dir.
     """
@@ -108,6 +112,8 @@ class Run(_Words):
     gradient_accumulation_steps: Count = 1
     device: str = "auto"
     bf16: bool = False
+    gradient_checkpointing: bool = False
+    profile: bool = False
     save_steps: Count = 500
     save_total_limit: Count = 2
     logging_steps: Count = 10
@@ -132,7 +138,7 @@ class Run(_Words):
         words = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(words, dict):
             raise ValueError(f"{path}: a run is a mapping of names to values, not {type(words).__name__}")
-        return cls.check(_changed(words, overrides), str(path))
+        return cls.check(changed(words, overrides), str(path))
 
     @classmethod
     def check(cls, words: Mapping[str, Any], where: str = "run") -> Self:
@@ -220,44 +226,6 @@ def _settled(stage: Stage, change: StageRun, run: Run) -> Stage:
         raise ValueError(f"stage {stage.name!r} has no LoRA of its own, so that `lora` needs `targets`")
     words |= {"targets": tuple(words["targets"])} if "targets" in words else {}
     return replace(stage, lora=replace(stage.lora, **words) if stage.lora else Lora(**words))
-
-
-def _changed(words: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"a change is written key=value, not {override!r}")
-        place: Any = words
-        *path, last = key.split(".")
-        for piece in path:
-            place = _inside(place, piece, key)
-        if isinstance(place, list):
-            place[_number(place, last, key)] = yaml.safe_load(value)
-        else:
-            place[last] = yaml.safe_load(value)
-    return words
-
-
-def _inside(place: Any, piece: str, key: str) -> Any:
-    """What stands at `piece`; made when there is nothing yet."""
-    index: Any = _number(place, piece, key) if isinstance(place, list) else piece
-    if isinstance(place, list) and isinstance(place[index], str):
-        place[index] = {"name": place[index]}
-    if isinstance(place, dict) and place.get(index) is None:
-        place[index] = {}
-    if not isinstance(place[index], dict | list):
-        raise ValueError(f"{key}: {piece} is {place[index]!r}, there is nothing inside")
-    return place[index]
-
-
-def _number(stages: list[Any], piece: str, key: str) -> int:
-    """A list's item by number, or a stage by name."""
-    names = [item.get("name") if isinstance(item, dict) else item for item in stages]
-    if piece.isdecimal() and int(piece) < len(stages):
-        return int(piece)
-    if piece not in names:
-        raise ValueError(f"{key}: there is no {piece!r}{nearest(piece, map(str, names))}")
-    return names.index(piece)
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from scops.core.batch import Batch
 from scops.objectives import COUNTS, OBJECTIVES, State
 from scops.train.stage import role_of
+from scops.train.watch import UNWATCHED, Watch
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Outcome:
 
 def gradients(
     module: nn.Module, objective: str, batches: Sequence[Batch], trainables: Mapping[str, nn.Parameter], *,
-    state: State, clip: float | None, where: str,
+    state: State, clip: float | None, where: str, watch: Watch = UNWATCHED,
 ) -> Outcome:  # fmt: skip
     """Leave in `.grad` the gradient of the mean over all units of all micro-batches of all processes.
 
@@ -43,9 +44,11 @@ def gradients(
         raise ValueError(f"{where}: objective {objective!r} finds nothing to learn in {_whence(batches)}")
     losses = []
     for batch in batches:
-        loss = OBJECTIVES[objective](module, batch, state)
+        with watch.phase("head and loss"):
+            loss = OBJECTIVES[objective](module, batch, state)
         if loss.sum.requires_grad:  # not when a micro-batch has no unit
-            (loss.sum / count).backward()
+            with watch.phase("backward"):
+                (loss.sum / count).backward()
         losses.append(loss)
     assert sum(loss.count for loss in losses) == found, f"{objective} counts other units than COUNTS[{objective!r}]"
     _reduce(trainables)

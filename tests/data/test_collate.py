@@ -153,17 +153,25 @@ def test_indices_agree_with_a_count_by_hand(rows: list[Example]) -> None:
         assert t + 1 < batch.lengths[row]
 
 
-@given(st.lists(st.integers(0, 30), max_size=60), st.integers(0, 30))
-def test_packs_are_first_fit_decreasing(lengths: list[int], slack: int) -> None:
-    capacity = max(lengths, default=0) + slack
-    rows: list[list[int]] = []  # the slow twin: look through all rows
-    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
-        fits = (row for row in rows if sum(lengths[other] for other in row) + lengths[number] <= capacity)
-        row = next(fits, None)
-        if row is None:
-            rows.append(row := [])
-        row.append(number)
-    assert plan_packs(lengths, capacity) == sorted(sorted(row) for row in rows)
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(0, 60))
+def test_packs_are_equally_full_and_in_few_rows(lengths: list[int], slack: int) -> None:
+    capacity = max(lengths, default=1) + slack
+    plan = plan_packs(lengths, capacity)
+    assert plan == sorted(sorted(row) for row in plan)
+    assert sorted(number for row in plan for number in row) == list(range(len(lengths)))
+    if not plan:
+        return
+    filled = {sum(lengths[number] for number in row): row for row in plan}
+    assert max(filled) <= capacity
+    fullest = filled[max(filled)]  # was the emptiest before its shortest came
+    assert max(filled) - min(filled) <= min(lengths[number] for number in fullest)
+    assert len(plan) <= max(1, 2 * sum(lengths) / capacity)  # two rows that fit into one are one
+
+
+def test_a_row_too_few_lays_all_anew() -> None:
+    assert plan_packs([6, 6, 6], 10) == [[0], [1], [2]]
+    assert plan_packs([5, 4, 3, 3, 3], 9) == [[0], [1, 4], [2, 3]]  # three rows of 6, as little as two of 9
+    assert plan_packs([3, 3, 2, 2, 2], 7) == [[0, 2, 4], [1, 3]]
 
 
 def make(ids: list[int], *spans: Span, **fields: object) -> Example:

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from itertools import islice
 
 import pytest
+import torch
 
+from scops.data.collate import pad
 from scops.data.errors import TooLong
 from scops.train.data import Feed, Mixture, Position, spread
 from tests.train.toy import DATA, Writer, rows
@@ -56,11 +58,20 @@ def test_going_on_equals_not_having_stopped():
         assert head + taken(feed(data, position=again), 12 - stop) == whole
 
 
-def test_workers_do_not_change_the_order():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_neither_order_nor_content_also_after_a_stop(workers):
     data = {"a": rows(17, bad=(3, 8)), "b": DATA["b"]}
     one, two = Position(), Position()
-    assert taken(feed(data, position=one), 5) == taken(feed(data, position=two, workers=2), 5)
-    assert one == two
+    expected = list(islice(iter(feed(data, position=one)), 5))
+    found = list(islice(iter(feed(data, position=two, workers=workers)), 3))
+    again = Position(**asdict(two))
+    found += list(islice(iter(feed(data, position=again, workers=workers)), 2))
+    assert one == again
+    for theirs, ours in zip(expected, found, strict=True):
+        assert [place for place, _ in ours] == [place for place, _ in theirs]
+        batches = [pad([example for _, example in made], pad_id=0) for made in (theirs, ours)]
+        tensors = ((b.ids_BT, b.targets.index_R, b.where["image"].index_R, b.media["image"]) for b in batches)
+        assert all(map(torch.equal, *tensors))
 
 
 def test_two_processes_take_what_one_takes():
