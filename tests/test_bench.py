@@ -6,14 +6,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 
-from bench import data_path, decode, llama_cpp_peer, peers, prefill, start_up, tiled, train_step
+from bench import (
+    data_path,
+    decode,
+    llama_cpp_peer,
+    llava_peer,
+    next_question,
+    peers,
+    prefill,
+    serve_many,
+    start_up,
+    tiled,
+    train_step,
+)
 from bench.pair import Pair, Seconds, Settings, Skip, interleave, run
 from bench.rows import DEMO, LLAVA, Mix, rows_of
+from scops.encoders.vit import VitSpec
+from scops.generate.desk import Desk
 from scops.model import Model
 from scops.model.opening import changed
 from scops.systems import owl_small
@@ -188,3 +203,48 @@ def test_results_are_kept_under_what_hardware_and_date(
 def test_llama_cpp_is_skipped_with_a_line_where_it_is_not_installed(bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp_peer, "is_here", lambda: False)
     assert next(bench.measure(Settings(1, 1))) == Skip("llama.cpp", "llama-cpp-python is not installed")
+
+
+SMALL_EYES = VitSpec(dim=12, hidden=20, layers=3, heads=2, image=42)
+
+
+@torch.no_grad()
+def test_many_requests_write_what_transformers_writes() -> None:
+    model = tiny.text_only()
+    system = llava_peer.llava(model, SMALL_EYES)
+    peer, processor = llava_peer.peer_of(system, model, SMALL_EYES), llava_peer.endless(model)
+    shown = [llava_peer.picture(number, SMALL_EYES) if number else None for number in range(3)]
+    asked = [llava_peer.asked([3, 4], one, [5, 6, 7], SMALL_EYES) for one in shown]
+    wanted = serve_many.Work(asked, [3, 5, 4])
+    mine, other = (
+        serve_many.ours(system, processor, wanted, sure=True),
+        serve_many.one_by_one(peer, wanted, model.dtype),
+    )
+    assert serve_many.check(mine, other, model.dtype).startswith("12 of 12 tokens equal")
+    ids = [[token + 1 for token in row] for row in other.ids]
+    with pytest.raises(ValueError, match="though ours was"):
+        serve_many.check(mine, replace(other, ids=ids), model.dtype)
+    less = [[one - 1 for one in row] for row in other.logprobs]
+    with pytest.raises(ValueError, match="log-probabilities differ"):
+        serve_many.check(mine, replace(other, logprobs=less), model.dtype)
+
+
+@torch.no_grad()
+def test_next_question_compares_equal_scores_and_refuses_others() -> None:
+    model = tiny.text_only()
+    system = llava_peer.llava(model, SMALL_EYES)
+    peer = llava_peer.peer_of(system, model, SMALL_EYES)
+    desk = Desk(system, llava_peer.endless(model), tokens=320)
+    questions = next_question.Asking(model, SMALL_EYES, same=True)
+    assert "differ by" in next_question.check(desk, peer, questions, model.dtype)
+    randomise(system.image.connector, scale=3.0)
+    fresh = Desk(system, llava_peer.endless(model), tokens=320)
+    with pytest.raises(ValueError, match="scores of question 0 differ"):
+        next_question.check(fresh, peer, questions, model.dtype)
+
+
+def test_no_question_is_asked_twice_and_one_picture_stays() -> None:
+    questions = next_question.Asking(tiny.text_only(), SMALL_EYES, same=True)
+    made = [questions[number] for number in range(6)]
+    assert len({one.ids_T.tobytes() for one in made}) == 6
+    assert all(np.array_equal(one.media["image"][0], made[0].media["image"][0]) for one in made)

@@ -189,7 +189,8 @@ class PagedCache:
         columns = -(-end // self.pool.size)
         table_BL = self.table_BL[:, :columns].long().clamp(min=0)
         table_BL = pad(table_BL, (0, columns - table_BL.shape[1]))
-        return kept_PKSH.transpose(0, 1)[:, table_BL].flatten(2, 3)[:, :, :end].transpose(0, 1)
+        kept_KRSH = kept_PKSH.transpose(0, 1).index_select(1, table_BL.flatten())
+        return kept_KRSH.unflatten(1, table_BL.shape).flatten(2, 3)[:, :, :end].transpose(0, 1)
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
         if slot not in self.fixed:

