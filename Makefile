@@ -25,9 +25,9 @@ lint: setup
 types: setup
 	$(BIN)/pyrefly check
 
-# The bridge that is shipped: about 45 minutes on one core of two.
+# The bridge that is shipped: about an hour on one core of two.
 bridge: setup
-	$(BIN)/python -m scops.demo.dataset runs/owl-tiny-data --side 224 --variants 6
+	$(BIN)/python -m scops.demo.dataset runs/owl-tiny-data --side 224 --variants 6 --scenes 5000 --which 1500 --words 2000
 	$(BIN)/scops train scops/recipes/owl-tiny.yaml
 	$(BIN)/python -m scops.demo.ship runs/owl-tiny runs/owl-tiny-data
 

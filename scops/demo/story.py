@@ -73,7 +73,7 @@ def _data(folder: Path, console: Console) -> Path:
 
 def _shipped(story: Story, data: Path, pictures: Sequence[Path], console: Console) -> None:
     try:
-        tiny = load("owl-tiny")
+        tiny = load("owl-tiny", dtype="bfloat16", merge=True)
     except (Unreachable, ValueError) as error:
         _note(story, "owl-tiny is left out", error, console)
         return
