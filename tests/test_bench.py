@@ -211,11 +211,11 @@ def test_many_requests_write_what_transformers_writes() -> None:
         serve_many.one_by_one(peer, wanted, model.dtype),
     )
     assert serve_many.check(mine, other, model.dtype).startswith("12 of 12 tokens equal")
+    ids = [[token + 1 for token in row] for row in other.ids]
+    less = [[one - 1 for one in row] for row in other.logprobs]
     with pytest.raises(ValueError, match="though ours was"):
-        ids = [[token + 1 for token in row] for row in other.ids]
         serve_many.check(mine, replace(other, ids=ids), model.dtype)
     with pytest.raises(ValueError, match="log-probabilities differ"):
-        less = [[one - 1 for one in row] for row in other.logprobs]
         serve_many.check(mine, replace(other, logprobs=less), model.dtype)
 
 
