@@ -45,7 +45,7 @@ class Decoder(Protocol):
         """A cached conversation of at most `capacity` tokens per row."""
         ...
 
-    def shared(self, tokens: int, *, page: int = ..., media_bytes: int = ...) -> SharedSession:
+    def shared(self, tokens: int, *, page: int, media_bytes: int) -> SharedSession:
         """Many conversations that come and go in a memory of so many tokens together, in pages.
 
         Args:

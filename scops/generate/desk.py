@@ -16,7 +16,7 @@ from scops.generate.scheduler import CHUNK, ROWS, Scheduler
 from scops.generate.talk import MAX_TOKENS, Answer, prompts, room, words_of
 from scops.generate.text import Piece, Words
 
-MEMORY = 2**30
+MEMORY, MEDIA = 2**30, 2**28
 PAGE = 16
 
 
@@ -31,7 +31,7 @@ class Desk:
         tokens: the same in tokens, in place of memory.
         rows: the most conversations that are read or written at once; chunk: the most tokens of prompts that are read
             between two steps; page: tokens per page.
-        media: further room, of scops.core.system.Decoder.shared.
+        media_bytes: how much of what the connectors made of media is kept beside that.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Desk:
         rows: int = ROWS,
         chunk: int = CHUNK,
         page: int = PAGE,
-        **media: Any,
+        media_bytes: int = MEDIA,
     ) -> None:
         self.processor = processor
         if tokens is None:
             tokens = min(memory // system.token_bytes(), rows * (processor.layout.context + page))
         if tokens < page:
             raise ValueError(f"the memory has room for {tokens} tokens, but a page takes {page}; give more")
-        self.scheduler = Scheduler(system.shared(tokens, page=page, **media), rows=rows, chunk=chunk)
+        self.scheduler = Scheduler(system.shared(tokens, page=page, media_bytes=media_bytes), rows=rows, chunk=chunk)
         self._turn, self._turning = Condition(), False
 
     def submit(

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch, Where
 from scops.language.model import LanguageModel
-from scops.models.encoded import MEDIA_BYTES, Encoded
+from scops.models.encoded import Encoded
 from scops.models.shared import PagedSession
 from scops.native.steps import steps_of
 from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
 from scops.nn.context import Context
-from scops.nn.paged import PAGE, Pages
+from scops.nn.paged import Pages
 from scops.ops.attention import realise
 from scops.ops.masks import Causal, Documents, Mask, Real, Window
 
@@ -124,14 +124,14 @@ class MultimodalDecoder(nn.Module):
         rows = batch.ids_BT.shape[0]
         return CachedSession(self, batch, FixedCache(rows, capacity, device=batch.ids_BT.device))
 
-    def shared(self, tokens: int, *, page: int = PAGE, media_bytes: int = MEDIA_BYTES) -> PagedSession:
-        pages = Pages(tokens // page, size=page, device=self.language.embed.weight.device)
+    def shared(self, tokens: int, *, page: int, media_bytes: int) -> PagedSession:
+        pages = Pages(tokens // page, size=page, device=next(self.parameters()).device)
         return PagedSession(self, pages, Encoded(self.connect, media_bytes))
 
     @torch.no_grad()
     def token_bytes(self) -> int:
         """Found by reading one token."""
-        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=self.language.embed.weight.device)
+        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=next(self.parameters()).device)
         self.language.hidden(self.embed(id_11), Context(torch.zeros_like(id_11), cache=cache))
         return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from scops.core.batch import Batch, Example
 
-MEDIA_BYTES = 256 * 2**20
 GROUP = 4
 """Pictures encoded at once: more gain nothing on a CPU and need more memory."""
 

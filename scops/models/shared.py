@@ -25,6 +25,8 @@ class Reader(Protocol):
 
     language: LanguageModel
 
+    def parameters(self) -> Iterator[Tensor]: ...
+
     def read(self, batch: Batch, cache: Cache | None = None) -> tuple[Tensor, Context]: ...
 
     def head(self, x: Tensor) -> Tensor: ...
@@ -142,7 +144,7 @@ class PagedSession:
 
     def _part(self, row: Row, start: int, end: int) -> Batch:
         """Tokens [start, end) with their media made; pictures whose tokens stand in pages already are left alone."""
-        weight = self.system.language.embed.weight
+        weight = next(self.system.parameters())
         here = [n for n, item in enumerate(row.items) if item.start < end and item.end > start]
         new = [n for n in here if n not in row.made]
         row.made |= dict(zip(new, self.encoded([row.items[n] for n in new], weight), strict=True))

@@ -14,8 +14,6 @@ from scops.core.session import OutOfPages
 from scops.nn.cache import Pair, attend_in_pages, behind
 from scops.ops.attention import Visible, attend
 
-PAGE = 16
-
 
 class Pages:
     """So many pages and no more. Each is free, held by rows (counted), or idle: kept for its content until room is needed.
@@ -28,7 +26,7 @@ class Pages:
         size: tokens per page.
     """
 
-    def __init__(self, pages: int, *, size: int = PAGE, device: torch.device | str = "cpu"):
+    def __init__(self, pages: int, *, size: int, device: torch.device | str = "cpu"):
         if pages < 1 or size < 1:
             raise ValueError(f"a pool has at least 1 page of at least 1 token, not {pages} of {size}")
         self.count, self.size, self.device = pages, size, device
