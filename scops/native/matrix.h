@@ -17,6 +17,7 @@
 typedef uint16_t half_bits;
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+constexpr int AHEAD = 8192;  // bytes that are asked for before they are needed
 constexpr int TILE = 16, GROUP = 32, MOST = 32;  // rows per tile, columns per scale, vectors at a time
 
 struct Matrix {
@@ -142,6 +143,7 @@ inline void tile_product(const Matrix& w, int64_t tile, const Vectors& x, int64_
         }
         for (int j = 0; j < (FORMAT == INT8 ? 8 : 4); j++) {
             __m512i bytes = _mm512_loadu_si512(data + j * 64);
+            _mm_prefetch(reinterpret_cast<const char*>(data) + j * 64 + AHEAD, _MM_HINT_T0);
             if (FORMAT == INT8) {
                 for (int m = 0; m < M; m++) sum[m] = _mm512_dpbusd_epi32(sum[m], bytes, _mm512_set1_epi32(quads[m][j]));
             } else {
@@ -207,7 +209,10 @@ inline void rows_product(const Matrix& w, int64_t tile, const Vectors& x, int64_
             };
             __m512bh weights[4];
             for (int64_t c = 0; c < full; c += 32) {
-                for (int i = 0; i < 4; i++) weights[i] = (__m512bh)_mm512_loadu_si512(rows[i] + c);
+                for (int i = 0; i < 4; i++) {
+                    weights[i] = (__m512bh)_mm512_loadu_si512(rows[i] + c);
+                    _mm_prefetch(reinterpret_cast<const char*>(rows[i] + c) + AHEAD, _MM_HINT_T0);
+                }
                 add(c, weights);
             }
             if (full < w.cols) {
