@@ -145,14 +145,14 @@ class CachedSession:
         self.system, self.cache = system, cache
         cache.reserve(batch.lengths)
         x_BTD, ctx = system.read(batch, cache)
-        hidden_BTD = system.language.hidden(x_BTD, ctx)
+        self.steps = steps_of(system.language) or system.language
+        hidden_BTD = self.steps.hidden(x_BTD, ctx)
         lengths_B = torch.tensor(batch.lengths, device=x_BTD.device)
         cache.advance(lengths_B)
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=x_BTD.device), lengths_B - 1]
-        self.logits_BV = system.head(last_BD)
+        self.logits_BV = self.steps.logits(last_BD)
         self.position_B = lengths_B
         self.ctx = replace(ctx, route=None)
-        self.steps = steps_of(system.language) or system.language
 
     def step(self, ids_B: Tensor) -> Tensor:
         language = self.system.language

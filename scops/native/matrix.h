@@ -18,7 +18,7 @@ typedef uint16_t half_bits;
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 constexpr int AHEAD = 8192;  // bytes that are asked for before they are needed
-constexpr int TILE = 16, GROUP = 32, MOST = 32;  // rows per tile, columns per scale, vectors at a time
+constexpr int TILE = 16, GROUP = 32, MOST = 64;  // rows per tile, columns per scale, vectors at a time
 
 struct Matrix {
     int64_t format, rows, cols;
@@ -254,6 +254,7 @@ inline void some_products(const Matrix& w, int64_t tile, const Vectors& x, int64
 // out (vectors, 16): one tile of rows times all vectors, bias added.
 inline void products(const Matrix& w, int64_t tile, const Vectors& x, int64_t vectors, float* out) {
     int64_t m = 0;
+    for (; m + 6 <= vectors; m += 6) some_products<6>(w, tile, x, m, out + m * TILE);
     for (; m + 4 <= vectors; m += 4) some_products<4>(w, tile, x, m, out + m * TILE);
     for (; m + 2 <= vectors; m += 2) some_products<2>(w, tile, x, m, out + m * TILE);
     if (m < vectors) some_products<1>(w, tile, x, m, out + m * TILE);

@@ -19,7 +19,7 @@ TILE, GROUP = 16, 32
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 FORMATS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 BITS = {"int8": 8, "int4": 4}
-MOST_ROWS = 32
+MOST_ROWS = 64
 """Vectors that a kernel takes at a time."""
 FEW = 48
 """More vectors than these meet quantised weights faster as floats."""
@@ -64,7 +64,7 @@ def matrix_of(projection: nn.Module) -> Matrix | None:
 
 
 def product(matrix: Matrix, x_BC: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, C) -> (B, N) in a dtype, at most 32 rows; sums are float32."""
+    """(B, C) -> (B, N) in a dtype, at most 64 rows; sums are float32."""
     kernels, x_BC = cast(ctypes.CDLL, library()), x_BC.contiguous()
     y_BN = torch.empty(len(x_BC), matrix.struct.rows, dtype=dtype)
     room = torch.empty(kernels.product_room(ctypes.byref(matrix.struct), len(x_BC)), dtype=torch.uint8)

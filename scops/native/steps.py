@@ -1,6 +1,6 @@
-"""One new token per row through a language model: sub-layers that the kernels know in one call each, all others as they are."""
+"""Few new tokens through a language model: sub-layers that the kernels know in one call, all others as they are."""
 
-# B rows, D width, V vocabulary, N query heads, K key heads, H head width
+# B rows, T new tokens, R real ones of all rows, D width, V vocabulary, K key heads, H head width, L pages per row
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from scops.nn.block import Block, PreNorm
 from scops.nn.cache import Paged
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
+from scops.ops.masks import Behind, Causal
 from scops.ops.rope import Rope
 
 MOST_QUERIES = 64 * 256
@@ -78,7 +79,7 @@ Known = AttentionStep | FeedForwardStep
 
 
 class Turns:
-    """Addresses of cosine and sine, float32 (B, H), worked out once per step and rope."""
+    """Addresses of cosine and sine, float32 (R, H), worked out once per step and rope."""
 
     def __init__(self, positions_BT: Tensor | None):
         self.positions_BT = positions_BT
@@ -91,6 +92,33 @@ class Turns:
             self.made[id(rope)] = cos.contiguous(), sin.contiguous()
         cos, sin = self.made[id(rope)]
         return cos.data_ptr(), sin.data_ptr()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens, each as a row of its own: a later one of the same row finds the keys of the earlier ones in the pages.
+
+    Args:
+        real_R: which of all B x T are no padding; None when all are.
+        table_RL, before_R: pages of each, and how many tokens of its row stand before it.
+    """
+
+    cache: Paged
+    real_R: Tensor | None
+    table_RL: Tensor
+    before_R: Tensor
+    turns: Turns
+
+    @classmethod
+    def of(cls, cache: Paged, tokens: int, positions_BT: Tensor | None) -> "Tokens":
+        if tokens == 1:
+            return cls(cache, None, cache.table_BL.contiguous(), cache.lengths_B.contiguous(), Turns(positions_BT))
+        rows, new_T = len(cache.lengths_B), torch.arange(tokens)
+        real_R = (new_T < cache.tokens_B[:, None]).flatten().nonzero()[:, 0]
+        row_R, before_R = real_R // tokens, (cache.lengths_B[:, None] + new_T).flatten()[real_R]
+        positions_R1 = None if positions_BT is None else positions_BT.expand(rows, -1).flatten()[real_R, None]
+        padded = len(real_R) < rows * tokens
+        return cls(cache, real_R if padded else None, cache.table_BL[row_R], before_R, Turns(positions_R1))
 
 
 class Steps:
@@ -111,38 +139,42 @@ class Steps:
         return [known for known, some in self.runs for _ in some]
 
     def takes(self, x_BTD: Tensor, ctx: Context) -> bool:
-        """One token per row, few rows, a cache with pages, and nothing to be differentiated."""
-        one = x_BTD.shape[1] == 1 and len(x_BTD) <= MOST_ROWS and not torch.is_grad_enabled()
-        return one and x_BTD.dtype in FORMATS and isinstance(ctx.cache, Paged)
+        """Few tokens, a cache with pages, and nothing to be differentiated. Many float32 products are better left to torch."""
+        few = x_BTD.shape[:2].numel() <= MOST_ROWS and (x_BTD.shape[1] == 1 or x_BTD.dtype is torch.bfloat16)
+        plain = isinstance(ctx.visible, Causal | Behind)
+        return few and plain and x_BTD.dtype in FORMATS and isinstance(ctx.cache, Paged) and not torch.is_grad_enabled()
 
-    def hidden(self, x_B1D: Tensor, ctx: Context) -> Tensor:
+    def hidden(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         """As LanguageModel.hidden."""
-        if not self.takes(x_B1D, ctx):
-            return self.language.hidden(x_B1D, ctx)
-        turns, x_B1D = Turns(ctx.positions_BT), x_B1D.clone(memory_format=torch.contiguous_format)
+        if not self.takes(x_BTD, ctx):
+            return self.language.hidden(x_BTD, ctx)
+        tokens = Tokens.of(cast(Paged, ctx.cache), x_BTD.shape[1], ctx.positions_BT)
+        x_BTD = x_BTD.clone(memory_format=torch.contiguous_format)
         for known, sublayers in self.runs:
             if known:
-                self._run(cast(list[Known], sublayers), x_B1D, cast(Paged, ctx.cache), turns)
+                x_RD = x_BTD.flatten(0, 1) if tokens.real_R is None else x_BTD.flatten(0, 1)[tokens.real_R]
+                self._run(cast(list[Known], sublayers), x_RD, tokens)
+                if tokens.real_R is not None:
+                    x_BTD.flatten(0, 1)[tokens.real_R] = x_RD
             else:
                 for sublayer in cast(list[nn.Module], sublayers):
-                    x_B1D = sublayer(x_B1D, ctx)
-                x_B1D = x_B1D.contiguous()
-        return self.language.norm(x_B1D)
+                    x_BTD = sublayer(x_BTD, ctx)
+                x_BTD = x_BTD.contiguous()
+        return self.language.norm(x_BTD)
 
-    def _run(self, sublayers: Sequence[Known], x_B1D: Tensor, cache: Paged, turns: Turns) -> None:
+    def _run(self, sublayers: Sequence[Known], x_RD: Tensor, tokens: "Tokens") -> None:
         """Sub-layers that the kernels know, one behind the other, in place."""
         kernels, layers = cast(ctypes.CDLL, library()), (LayerStruct * len(sublayers))()
         for layer, sublayer in zip(layers, sublayers, strict=True):
-            sublayer.fill(layer, cache, x_B1D.dtype, turns)
-        table_BL, lengths_B = cache.table_BL.contiguous(), cache.lengths_B.contiguous()
-        brief, window = x_B1D.dtype is torch.bfloat16, self.language.window or 0
-        of_all = table_BL.data_ptr(), lengths_B.data_ptr(), table_BL.shape[1], window
-        pages = PagesStruct(cache.page, 0, 0, brief, None, None, *of_all)
-        told = layers, len(layers), ctypes.byref(pages), len(x_B1D)
+            sublayer.fill(layer, tokens.cache, x_RD.dtype, tokens.turns)
+        brief, window = x_RD.dtype is torch.bfloat16, self.language.window or 0
+        of_all = tokens.table_RL.data_ptr(), tokens.before_R.data_ptr(), tokens.table_RL.shape[1], window
+        pages = PagesStruct(tokens.cache.page, 0, 0, brief, None, None, *of_all)
+        told = layers, len(layers), ctypes.byref(pages), len(x_RD)
         size = kernels.steps_room(*told)
         if self.room.numel() < size:
             self.room = torch.empty(size, dtype=torch.uint8)
-        kernels.steps(*told, x_B1D.data_ptr(), brief, self.room.data_ptr(), torch.get_num_threads())
+        kernels.steps(*told, x_RD.data_ptr(), brief, self.room.data_ptr(), torch.get_num_threads())
 
     def logits(self, x_BD: Tensor) -> Tensor:
         """As LanguageModel.logits."""
