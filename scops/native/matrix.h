@@ -18,7 +18,7 @@ typedef uint16_t half_bits;
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 constexpr int AHEAD = 8192;  // bytes that are asked for before they are needed
-constexpr int TILE = 16, GROUP = 32, MOST = 64;  // rows per tile, columns per scale, vectors at a time
+constexpr int TILE = 16, GROUP = 32, MOST = 192;  // rows per tile, columns per scale, vectors at a time
 
 struct Matrix {
     int64_t format, rows, cols;

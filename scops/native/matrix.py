@@ -19,10 +19,8 @@ TILE, GROUP = 16, 32
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 FORMATS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 BITS = {"int8": 8, "int4": 4}
-MOST_ROWS = 64
+MOST_ROWS = 192
 """Vectors that a kernel takes at a time."""
-FEW = 48
-"""More vectors than these meet quantised weights faster as floats."""
 
 
 class MatrixStruct(ctypes.Structure):
@@ -64,7 +62,7 @@ def matrix_of(projection: nn.Module) -> Matrix | None:
 
 
 def product(matrix: Matrix, x_BC: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, C) -> (B, N) in a dtype, at most 64 rows; sums are float32."""
+    """(B, C) -> (B, N) in a dtype, at most 192 rows; sums are float32."""
     kernels, x_BC = cast(ctypes.CDLL, library()), x_BC.contiguous()
     y_BN = torch.empty(len(x_BC), matrix.struct.rows, dtype=dtype)
     room = torch.empty(kernels.product_room(ctypes.byref(matrix.struct), len(x_BC)), dtype=torch.uint8)
@@ -120,11 +118,10 @@ class Quantised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         vectors = x.shape[:-1].numel()
-        if 0 < vectors <= FEW and x.dtype in FORMATS and not torch.is_grad_enabled() and library():
+        if 0 < vectors <= MOST_ROWS and x.dtype in FORMATS and not torch.is_grad_enabled() and library():
             matrix = matrix_of(self)
             if matrix is not None:
-                some = [product(matrix, part, x.dtype) for part in x.flatten(0, -2).split(MOST_ROWS)]
-                return torch.cat(some).unflatten(0, x.shape[:-1])
+                return product(matrix, x.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1])
         return nn.functional.linear(x, self.weight(x.dtype), self.bias)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Quantised":
