@@ -16,8 +16,8 @@ from scops.systems import llama
 
 transformers.logging.set_verbosity_error()
 
-TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 3e-2}
-"""Of the largest number of the reference; bfloat16 keeps 8 bits and both sides round in thirty layers."""
+TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 5e-2}
+"""Of the largest number of the reference; bfloat16 keeps 8 bits, and the two sides round at other places in thirty layers."""
 
 TEXT = (
     "An owl is a bird of the night. It sees well in little light, hears better still, and flies without a sound, "
