@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scops.core.folders import cache_folder
 from scops.core.names import nearest
 
-CACHE_VARIABLE = "SCOPS_CACHE"
 CHUNK = 1 << 20
 ENDING_LINES = 12
 NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
@@ -144,13 +144,6 @@ def cached(name: str) -> Path | None:
     """The file if an earlier fetch left it, unchecked; asks no registry."""
     path = cache_folder() / PACKAGES[name].folder / Path(PACKAGES[name].file).name
     return path if path.is_file() else None
-
-
-def cache_folder() -> Path:
-    """$SCOPS_CACHE, or scops in the user's cache folder."""
-    if CACHE_VARIABLE in os.environ:
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scops"
 
 
 def fetch_package(package: Package) -> Path:

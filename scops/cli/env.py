@@ -13,7 +13,8 @@ PACKAGES = (
     "torch", "numpy", "safetensors", "tokenizers", "pillow", "pydantic", "typer", "rich", "gguf", "pyarrow",
     "huggingface_hub", "transformers", "peft",
 )  # fmt: skip
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "HF_HOME", "SCOPS_CACHE")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "HF_HOME", "SCOPS_CACHE",
+             "SCOPS_NO_KERNELS", "CXX")  # fmt: skip
 
 
 def env(*, json: bool) -> None:
@@ -60,12 +61,15 @@ def _machine() -> dict[str, Any]:
 def _torch() -> dict[str, Any]:
     import torch
 
+    from scops.native.library import library
+
     found = {
         "threads": torch.get_num_threads(),
         "interop threads": torch.get_num_interop_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "mkl": torch.backends.mkl.is_available(),
+        "scops' kernels": "compiled" if library() else "none",
         "bfloat16 in hardware": torch.ops.mkldnn._is_mkldnn_bf16_supported()
         if torch.backends.mkldnn.is_available()
         else False,
@@ -80,7 +84,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, str]:
-    from scops.checkpoints.packages import cache_folder
+    from scops.core.folders import cache_folder
 
     folder = cache_folder()
     found = {"folder": str(folder)}

@@ -17,8 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scops.checkpoints.packages import Unreachable, cache_folder
+from scops.checkpoints.packages import Unreachable
 from scops.checkpoints.write import save_text
+from scops.core.folders import cache_folder
 from scops.demo.album import Album, dice_of, relative_path
 from scops.demo.concepts import Concept, Gallery
 from scops.demo.emoji import emoji

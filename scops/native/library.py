@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from warnings import warn
 
+from scops.core.folders import cache_folder
+
 SOURCE = Path(__file__).parent
 FILES = ("sublayers.cpp", "prefill.h", "attention.h", "matrix.h")
 OPTIONS = (
@@ -71,7 +73,7 @@ def _built(compiler: str) -> Path:
     """The library of this source for this processor, compiled when it is not kept yet."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     parts = [version, *OPTIONS, _processor(), *((SOURCE / name).read_text() for name in FILES)]
-    kept = _folder() / f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+    kept = cache_folder() / f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         print(f"compiling scops' CPU kernels with {compiler} (once, some seconds)", file=sys.stderr, flush=True)
@@ -81,10 +83,6 @@ def _built(compiler: str) -> Path:
             subprocess.run(command, capture_output=True, text=True, check=True)
             made.replace(kept)
     return kept
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scops"
 
 
 def _processor() -> str:

@@ -102,7 +102,7 @@ def test_a_compiler_that_fails_is_told_once_and_torch_goes_on(tmp_path: Path) ->
         "from scops.native.library import library\n"
         "assert library() is None and library() is None"
     )
-    environment = os.environ | {"CXX": sys.executable, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = os.environ | {"CXX": sys.executable, "SCOPS_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr.count("could not be compiled") == 1
     assert "plain torch is used" in done.stderr
