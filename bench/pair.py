@@ -28,8 +28,15 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Settings:
+    """How a bench is run.
+
+    Args:
+        only: of a bench that takes long, the cases whose name contains this.
+    """
+
     rounds: int
     threads: int
+    only: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,12 @@ def run(what: str, measure: Callable[[Settings], Iterator[Pair | Skip]], *, roun
         rounds: unless the user says otherwise.
     """
     asked = options(what, rounds)
-    result = head(what, Settings(asked.rounds, asked.threads))
+    settings = Settings(asked.rounds, asked.threads, asked.only)
+    result = head(what, settings)
     if not asked.json:
         print(f"{what} on {result['hardware']}, {asked.threads} threads, load {result['load']} before", flush=True)
     found: list[Pair | Skip] = []
-    for one in measure(Settings(asked.rounds, asked.threads)):
+    for one in measure(settings):
         found.append(one)
         if not asked.json:
             print(one, flush=True)
@@ -149,6 +157,7 @@ def options(what: str, rounds: int) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=_cores(), help="of torch, for both sides (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
+    parser.add_argument("--only", default="", help="of a bench that takes long (train_step), cases that contain this")
     asked = parser.parse_args()
     for name in ("rounds", "threads"):
         if getattr(asked, name) < 1:
@@ -207,7 +216,8 @@ def head(what: str, settings: Settings) -> dict[str, Any]:
     known = versions()
     return {
         "what": what,
-        "command": f"python -m bench.{what} --rounds {settings.rounds} --threads {settings.threads}",
+        "command": f"python -m bench.{what} --rounds {settings.rounds} --threads {settings.threads}"
+        + (f" --only '{settings.only}'" if settings.only else ""),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),

@@ -166,7 +166,10 @@ def check(mine: Side, other: Side, dtype: torch.dtype) -> str:
 
 
 def measure(settings: Settings) -> Iterator[Pair | Skip]:
-    for case in CASES:
+    cases = [case for case in CASES if settings.only in case.name]
+    if not cases:
+        raise ValueError(f"--only {settings.only!r} is in none of {', '.join(case.name for case in CASES)}")
+    for case in cases:
         exact = replace(case, dtype=torch.float32)
         mine, theirs = ours(case), transformers(case)
         checked, filled = check(mine, theirs, case.dtype), _filled(mine, theirs)

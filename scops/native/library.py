@@ -32,6 +32,7 @@ SIGNATURES = (
     ("product_room", "pi", "i"),
     ("product", "pipipipi", ""),
     ("floats", "ppii", ""),
+    ("multiplies_bfloat16", "", "i"),
     ("prefill_takes_width", "i", "i"),
     ("prefill_room", "pii", "i"),
     ("prefill", "piiipippfpi", ""),

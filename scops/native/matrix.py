@@ -128,7 +128,8 @@ class Quantised(nn.Module):
         """Moves with its module; `.to(dtype)` leaves what the kernels read as it is."""
         scales = self.scales
         super()._apply(fn, recurse)
-        self.scales = scales.to(self.scales.device)
+        if self.scales.dtype != scales.dtype:
+            self.scales = scales.to(self.scales.device)
         return self
 
     def extra_repr(self) -> str:

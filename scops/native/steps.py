@@ -50,7 +50,7 @@ class LayerStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class AttentionStep:
-    """PreNorm(RMSNorm, SelfAttention) for one token per row."""
+    """PreNorm(RMSNorm, SelfAttention)."""
 
     struct: AttentionStruct
     kept: tuple[Any, ...]
@@ -66,7 +66,7 @@ class AttentionStep:
 
 @dataclass(frozen=True)
 class FeedForwardStep:
-    """PreNorm(RMSNorm, SwiGlu) for one token per row."""
+    """PreNorm(RMSNorm, SwiGlu)."""
 
     struct: FeedForwardStruct
     kept: tuple[Any, ...]
@@ -132,6 +132,7 @@ class Steps:
         ]
         self.head = matrix_of(language.projection())
         self.room = torch.empty(0, dtype=torch.uint8)
+        self.brief = bool(cast(ctypes.CDLL, library()).multiplies_bfloat16())
 
     @property
     def known(self) -> list[bool]:
@@ -139,10 +140,14 @@ class Steps:
         return [known for known, some in self.runs for _ in some]
 
     def takes(self, x_BTD: Tensor, ctx: Context) -> bool:
-        """Few tokens, a cache with pages, and nothing to be differentiated. Many float32 products are better left to torch."""
-        few = x_BTD.shape[:2].numel() <= MOST_ROWS and (x_BTD.shape[1] == 1 or x_BTD.dtype is torch.bfloat16)
-        plain = isinstance(ctx.visible, Causal | Behind)
-        return few and plain and x_BTD.dtype in FORMATS and isinstance(ctx.cache, Paged) and not torch.is_grad_enabled()
+        """Few tokens, a cache with pages, and nothing to be differentiated.
+
+        Several tokens per row only where the processor multiplies bfloat16; torch's float32 products are better for many.
+        """
+        if x_BTD.dtype not in FORMATS or x_BTD.shape[:2].numel() > MOST_ROWS or torch.is_grad_enabled():
+            return False
+        one = x_BTD.shape[1] == 1 or (x_BTD.dtype is torch.bfloat16 and self.brief)
+        return one and isinstance(ctx.visible, Causal | Behind) and isinstance(ctx.cache, Paged)
 
     def hidden(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         """As LanguageModel.hidden."""

@@ -257,6 +257,8 @@ void floats(const Matrix* w, void* y, int64_t bfloat16, int64_t threads) {
 
 int64_t prefill_room(const Pages* p, int64_t rows, int64_t keys) { return rows * p->heads * ((keys + 31) / 32 * 32) * p->width * 4 + 64; }
 
+int64_t multiplies_bfloat16() { return HAS_PREFILL; }
+
 int64_t prefill_takes_width(int64_t width) {
 #if HAS_PREFILL
     return prefill_takes(width);
