@@ -150,6 +150,11 @@ class Model:
         lora.merge(self.module)
         return self
 
+    def compile(self) -> "Model":
+        """Let torch compile steps of one token, at the first step of each number of rows and room (chat, stream; not desks)."""
+        self.module.compile_steps()
+        return self
+
     def quantise(self, roles: str | Mapping[str, str]) -> "Model":
         """Round weights to "int8" or "int4", here and now: of the language model, or by role {"language": "int4"}."""
         named = roles_of(roles)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch, Where
 from scops.language.model import LanguageModel
+from scops.models.compiled import CompiledSteps
 from scops.models.encoded import Encoded
 from scops.models.shared import PagedSession
 from scops.native.steps import steps_of
@@ -58,7 +59,15 @@ class MultimodalDecoder(nn.Module):
         for kind, module in inputs.items():
             self.add_module(kind, module)
         self.language = language
+        self.compiled_steps: CompiledSteps | None = None
         number_slots(self)
+
+    def compile_steps(self) -> None:
+        """From here on, sessions' steps of one token are compiled by torch, for each number of rows and capacity once."""
+        self.compiled_steps = CompiledSteps(self.language)
+
+    def steps(self) -> "Stepper":
+        return self.compiled_steps or steps_of(self.language) or self.language
 
     def input(self, kind: str) -> MediaInput:
         return cast(MediaInput, self.get_submodule(kind))
@@ -136,16 +145,24 @@ class MultimodalDecoder(nn.Module):
         return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
 
 
+class Stepper(Protocol):
+    """What runs a language model: itself, or something faster that does the same."""
+
+    def hidden(self, x_BTD: Tensor, ctx: Context, /) -> Tensor: ...
+
+    def logits(self, x_BD: Tensor, /) -> Tensor: ...
+
+
 class CachedSession:
     """Reads the batch once, then one token per row and step."""
 
-    def __init__(self, system: MultimodalDecoder, batch: Batch, cache: Cache):
+    def __init__(self, system: MultimodalDecoder, batch: Batch, cache: Cache, *, steps: Stepper | None = None):
         if batch.packed:
             raise ValueError("a session needs one document per row, but this batch is packed")
         self.system, self.cache = system, cache
         cache.reserve(batch.lengths)
         x_BTD, ctx = system.read(batch, cache)
-        self.steps = steps_of(system.language) or system.language
+        self.steps = steps or system.steps()
         hidden_BTD = self.steps.hidden(x_BTD, ctx)
         lengths_B = torch.tensor(batch.lengths, device=x_BTD.device)
         cache.advance(lengths_B)
