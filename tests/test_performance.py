@@ -101,8 +101,8 @@ def test_growth_is_measured_on_every_curve() -> None:
     )
     small = growth.Small(spec)
     for one in small.growths():
-        made = growth.Growth(one.work, one.against, (1, 3), one.prepare).measure(rounds=2)
-        assert [point.size for point in made.points] == [1, 3]
+        made = growth.Growth(one.work, one.against, (2, 6), one.prepare).measure(rounds=2)
+        assert [point.size for point in made.points] == [2, 6]
         assert made.points[0].memory < made.points[1].memory
         assert all(len(point.seconds) == 2 and min(point.seconds) > 0 for point in made.points)
     assert small.shown(3).ids_BT.shape == (1, growth.TEXT + 3 * 4)  # 3 queries and the end
