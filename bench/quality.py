@@ -2,10 +2,7 @@
 
 # T tokens
 import argparse
-import json
 import math
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,8 @@ from rich.progress import track
 from torch.nn.functional import cross_entropy
 
 import scops
-from bench.pair import HOME, hardware
+from bench.pair import HOME, Settings, beginning, head, keep
 from bench.peers import batch_of
-from scops.checkpoints.write import save_json, save_text
 from scops.demo import exam
 from scops.model import Model
 
@@ -60,21 +56,18 @@ def main() -> None:
         mean = sum(shares.values()) / len(shares)
         found[form or "bfloat16"] = {"perplexity": value, "tokens": tokens, "right": mean, "by task": shares}
         print(f"{form or 'bfloat16'}: perplexity {value:.3f} over {tokens} tokens, {100 * mean:.1f} % of answers right")
-    date = datetime.now(UTC).date().isoformat()
-    result = {"what": "quality", "date": date, "hardware": hardware(), "python": platform.python_version(), "each": asked.each,
-              "text": TEXT, "forms": found}  # fmt: skip
-    save_json(asked.results / f"quality_{date}.json", result)
-    save_text(asked.results / f"quality_{date}.md", markdown(result))
-    print(json.dumps({form: one["right"] for form, one in found.items()}))
+    about = {"command": f"python -m bench.quality --each {asked.each}", "each": asked.each, "text": TEXT}
+    result = head("quality", Settings(rounds=1, threads=torch.get_num_threads())) | about | {"forms": found}
+    print(f"kept in {keep(asked.results, result, markdown(result))}.json and .md")
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The same for readers."""
     forms = result["forms"]
     lines = [
-        "# quality", "",
-        f"{result['hardware']}; {result['date']}; perplexity over {', '.join(result['text'])} in windows of {WINDOW} tokens; "
-        f"{result['each']} held-out questions of the demo per group and task.", "",
+        *beginning(result),
+        f"Perplexity over {', '.join(result['text'])} in windows of {WINDOW} tokens; {result['each']} held-out questions of the "
+        "demo per group and task.", "",
         "| | " + " | ".join(forms) + " |", "|---|" + "--:|" * len(forms),
         "| perplexity | " + " | ".join(f"{one['perplexity']:.3f}" for one in forms.values()) + " |",
         "| answers right, mean of all tasks | " + " | ".join(f"{100 * one['right']:.1f} %" for one in forms.values()) + " |",

@@ -40,10 +40,8 @@ def look(folder: Path, golden: Path | None = None) -> list[Finding]:
     def look_at_tokenizer() -> str:
         tokenizer, config = Tokenizer.from_folder(folder), kept["config"]
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
-        kept["spec"], kept["module"] = (
-            spec,
-            empty(config.system, spec, tokenizer, torch.float32, config.lora, config.quantised),
-        )
+        kept["spec"] = spec
+        kept["module"] = empty(config.system, spec, tokenizer, torch.float32, config.lora, config.quantised)
         stops = generation_config(module_of(config.system).layout(spec), tokenizer)["eos_token_id"]
         return f"{tokenizer.vocab_size} tokens, {len(tokenizer.specials)} special, stops at {stops}"
 

@@ -72,6 +72,8 @@ class Paged(Protocol):
 
     def reserve(self, tokens_B: Sequence[int]) -> None: ...
 
+    def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair: ...
+
     def write(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> None:
         """New keys and values into the pages, behind the old ones."""
         ...
@@ -90,10 +92,10 @@ def behind(lengths_B: Tensor, tokens: int, keys: int, window: int | None) -> Mas
 
 def attend_in_pages(
     cache: Paged, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible
-) -> Tensor | None:
-    """Attention of a cache by a kernel; None, and nothing is kept, where no kernel takes it."""
+) -> Tensor:
+    """A cache's `attend`: by a kernel over its pages where one takes it, else over what `append` lays side by side."""
     if not isinstance(visible, Behind | Causal) or not takes(q_BNTH):
-        return None
+        return attend(q_BNTH, *cache.append(slot, k_BKTH, v_BKTH), visible)
     cache.write(slot, k_BKTH, v_BKTH)
     pages = cache.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
     numbers = {"table_BL": cache.table_BL, "lengths_B": cache.lengths_B, "tokens_B": cache.tokens_B}
@@ -141,8 +143,7 @@ class FixedCache:
         self.tokens_B, self._new = torch.tensor(tokens_B, device=self.lengths_B.device), max(tokens_B)
 
     def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        found = attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
-        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible) if found is None else found
+        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self.write(slot, k_BKTH, v_BKTH)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from scops.core.session import OutOfPages
 from scops.nn.cache import Pair, attend_in_pages, behind
-from scops.ops.attention import Visible, attend
+from scops.ops.attention import Visible
 
 
 class Pages:
@@ -165,8 +165,7 @@ class PagedCache:
         self._row_R, self._token_R, self._page_R, self._place_R = torch.tensor(placed, device=self.pool.device).T
 
     def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        found = attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
-        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible) if found is None else found
+        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self.write(slot, k_BKTH, v_BKTH)
