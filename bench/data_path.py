@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from bench.pair import Pair, Settings, Skip, interleave, run, timed
 from bench.tiled import check_tiles, idefics3, llava_next
-from scops.core.layout import Layout, Pixels, Slot
+from scops.core.layout import Layout, Pixels
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.image import decode, prepare
 from scops.data.processor import Processor
@@ -95,8 +95,7 @@ class Rows:
         self.peer.add_tokens([AddedToken(PLACE, special=True, normalized=False)])
         media = layout.media["image"]
         self.pictures = peer_of(media.pixels)
-        pieces = media.arrange(media.pixels.height, media.pixels.width)
-        self.each = sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
+        self.each = media.tokens
 
     def ours(self, sample: Sample) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """(ids_T, prepared pictures), -1 where media stand."""

@@ -52,11 +52,11 @@ class Golden:
         )
 
 
-def example(ids: list[int], spans: tuple[tuple[int, int], ...] = (), pictures: list[Tensor] | None = None) -> Example:
-    """Ids with pictures at (start, length) spans; everything after the first token is learnt."""
+def example(ids: list[int], spans: tuple[tuple, ...] = (), pictures: list[Tensor] | None = None) -> Example:
+    """Ids with items at (start, length) or (start, length, places); everything after the first token is learnt."""
     learn = np.ones(len(ids), dtype=bool)
     learn[0] = False
-    for start, length in spans:
+    for start, length, *_ in spans:
         learn[start : start + length] = False
     media = {"image": tuple(p.numpy() for p in pictures)} if pictures else {}
     digests = {"image": tuple(f"{i}" for i in range(len(pictures)))} if pictures else {}

@@ -94,12 +94,7 @@ def _widest(found: list[tuple[str, Any]]) -> str:
 
 
 def _media(media: Any) -> dict[str, Any]:
-    from scops.core.layout import Slot
-
-    pixels = media.pixels
-    pieces = media.arrange(pixels.height, pixels.width)
-    tokens = sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
-    return {"tokens": tokens, **asdict(pixels)}
+    return {"tokens": media.tokens, **asdict(media.pixels), **media.choices}
 
 
 def _stage(variant: str, stage: Any) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 Everything that needs counting is counted here on the CPU, so that the device never has to answer a question.
 """
 
-# B rows, T tokens, M media items of all rows in reading order, R selected flat positions (row * T + token)
-from collections.abc import Mapping
+# B rows, T tokens, M media items of all rows in reading order, I prepared pictures that they are made of,
+# R selected flat positions (row * T + token)
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,14 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scops.core.layout import WHOLE, Place
+
 
 @dataclass(frozen=True)
 class Span:
-    """Where one prepared picture's tokens stand in an example."""
+    """Where one item's tokens stand in an example.
+
+    Args:
+        length: 0 for an item beside the sequence, which begins where its mark does.
+        places: of the prepared pictures that make the item.
+    """
 
     kind: str
     start: int
     length: int
+    places: tuple[Place, ...] = (WHOLE,)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Example:
         ids_T: token ids; at media positions the id has no meaning.
         learn_T: True where the token is to be predicted.
         media: by kind, prepared pictures (C, height, width) float32 in reading order.
+            Usually one makes an item; spans with several places take as many.
         digests: by kind, a full content digest per prepared picture (pixels and preparation).
     """
 
@@ -61,6 +71,25 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """Which prepared pictures make which item of one kind.
+
+    Args:
+        count_M: pictures per item, on the host.
+        place_I2: row and column of each in its grid, -1 and -1 for one that is no tile.
+    """
+
+    count_M: tuple[int, ...]
+    place_I2: Tensor
+
+    @classmethod
+    def of(cls, places: Sequence[Sequence[Place]], device: torch.device | str = "cpu") -> "Tiles":
+        """From the places of each item's pictures."""
+        flat = [place for item in places for place in item]
+        return cls(tuple(map(len, places)), torch.tensor(flat, dtype=torch.long, device=device).view(-1, 2))
+
+
+@dataclass(frozen=True)
 class Route:
     """Tokens sorted by expert: index[e] holds the flat positions that expert e treats; inverse_R puts them back in order."""
 
@@ -85,8 +114,9 @@ class Batch:
         positions_BT: position of each token within its own document.
         lengths: tokens of each row that are not padding, on the host.
         documents: per row, where its documents start (packing); every row is one document when all are (0,).
-        media: by kind, prepared pictures of all rows (M, C, height, width).
-        features: by kind, what the encoder made of them (M, P, D), when that is known already.
+        tiles: by kind, which pictures make which item; a kind that is not named has one whole picture per item.
+        media: by kind, prepared pictures of all rows (I, C, height, width).
+        features: by kind, what the encoder made of them (I, P, D), when that is known already.
         connected: by kind, what the connector made (R, D), when that is known already: a row for each of
             `where.index_R`, also where a batch brings only a part of an item.
     """
@@ -98,6 +128,7 @@ class Batch:
     where: Mapping[str, Where] = field(default_factory=dict)
     route: Route | None = None
     targets: Targets | None = None
+    tiles: Mapping[str, Tiles] = field(default_factory=dict)
     media: Mapping[str, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] = field(default_factory=dict)
     connected: Mapping[str, Tensor] = field(default_factory=dict)
@@ -122,7 +153,7 @@ class Batch:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, Where | Targets | Route):
+    if isinstance(value, Where | Tiles | Targets | Route):
         return replace(value, **{name: _moved(getattr(value, name), device) for name in value.__dataclass_fields__})
     if isinstance(value, Mapping):
         return {key: _moved(item, device) for key, item in value.items()}

@@ -1,7 +1,8 @@
 """How a system writes a conversation: template, media slots, picture preparation. Data only; the processor does the work."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
 from scops.core.sample import ROLES, Media, Text
 
@@ -20,12 +21,32 @@ class Written:
     text: str
 
 
+Place = tuple[int, int]
+"""(row, column) of a tile in its grid."""
+WHOLE: Place = (-1, -1)
+"""The place of a prepared picture that is no tile: a whole view, a frame of a clip."""
+
+
 @dataclass(frozen=True)
 class Slot:
-    """Room for the tokens that the connector makes of one prepared picture."""
+    """Room for what the connector makes of one item.
+
+    Args:
+        kind: the input of the model that takes it.
+        tokens: in the sequence; 0 when they stand beside it.
+        places: of the prepared pictures that make the item, in their order.
+        written: marks the place of an item beside the sequence. It is encoded alone, and its ids stay in the text; the
+            item begins at the first of them.
+    """
 
     kind: str
     tokens: int
+    places: tuple[Place, ...] = (WHOLE,)
+    written: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.written) == bool(self.tokens):
+            raise ValueError(f"a slot has tokens in the sequence or words that mark its place, not {self}")
 
 
 Piece = Special | Written
@@ -97,27 +118,128 @@ class Pixels:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What becomes of one picture.
+
+    Args:
+        grid: of tiles, (rows, columns).
+        steps: sizes (height, width) that the picture is brought to, one after another; the last lies in the middle of the
+            grid, on black. Without steps it is not cut: one picture, fitted as its `Pixels` say.
+        whole: where the whole picture stands, stretched to one tile: "first", "last", or "" for nowhere.
+        whole_after: how many of the steps the whole picture has gone through.
+    """
+
+    grid: tuple[int, int]
+    steps: tuple[tuple[int, int], ...]
+    whole: str = ""
+    whole_after: int = 0
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Of the prepared pictures, in their order: tiles stand row by row."""
+        if not self.steps:
+            return (WHOLE,)
+        tiles = tuple((row, column) for row in range(self.grid[0]) for column in range(self.grid[1]))
+        return (WHOLE,) * (self.whole == "first") + tiles + (WHOLE,) * (self.whole == "last")
+
+    def __len__(self) -> int:
+        """Prepared pictures."""
+        return len(self.places)
+
+
+UNCUT = Cut((1, 1), ())
+
+
+@dataclass(frozen=True)
 class Always:
-    """The same arrangement for pictures of every size."""
+    """The same arrangement for every picture, or for clips of every length."""
 
     pieces: tuple[Piece | Slot, ...]
 
-    def __call__(self, height: int, width: int) -> tuple[Piece | Slot, ...]:
+    def __call__(self, made_of: Cut | int) -> tuple[Piece | Slot, ...]:
         return self.pieces
 
 
 @dataclass(frozen=True)
 class MediaLayout:
-    """One kind of media.
+    """Pictures.
 
     Args:
         pixels: how each prepared picture is made.
-        arrange: (height, width) of the original -> what stands in the prompt for it, one Slot per prepared picture.
+        arrange: what stands in the prompt for a picture that was cut so. The places of its slots together are the cut's.
             Counts come from the connector's own `tokens_for`, so that promise and delivery cannot differ.
+        cut: (height, width) of the original -> how it is cut; None when never.
+        when: "always", or "alone" to cut only a picture that is the only one of its sample.
     """
 
     pixels: Pixels
-    arrange: Callable[[int, int], tuple[Piece | Slot, ...]]
+    arrange: Callable[[Cut], Sequence[Piece | Slot]]
+    cut: Callable[[int, int], Cut] | None = None
+    when: str = "always"
+
+    @property
+    def tokens(self) -> int:
+        """In the sequence, of a picture that has a prepared picture's size."""
+        return tokens_of(self.arrange(self.cut_of(self.pixels.height, self.pixels.width)))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What besides pixels and tokens must stay as it was when weights were made."""
+        return {} if self.cut is None else {"cut": asdict(cast(Any, self.cut)), "when": self.when}
+
+    def cut_of(self, height: int, width: int, *, alone: bool = True) -> Cut:
+        """How a picture of this size is cut, `alone` in its sample or beside others."""
+        if self.cut is None or (self.when == "alone" and not alone):
+            return UNCUT
+        return self.cut(height, width)
+
+
+@dataclass(frozen=True)
+class PerSecond:
+    """So many frames a second; where these are more than `most`, evenly chosen ones of them, each from its share's middle.
+
+    Source: the recipe of mPLUG-Owl3's model card, which is MiniCPM-V's.
+    """
+
+    rate: float = 1.0
+    most: int = 16
+
+    def __call__(self, count: int, fps: float) -> tuple[int, ...]:
+        """Numbers of the frames to look at, of `count` at `fps` frames a second."""
+        chosen = range(0, count, max(round(fps / self.rate), 1))
+        if len(chosen) <= self.most:
+            return tuple(chosen)
+        gap = len(chosen) / self.most
+        return tuple(chosen[int(number * gap + gap / 2)] for number in range(self.most))
+
+
+@dataclass(frozen=True)
+class ClipLayout:
+    """Videos.
+
+    Args:
+        pixels: how each chosen frame is prepared.
+        arrange: number of chosen frames -> what stands in the prompt; the places of its slots together are as many.
+        frames: (frames, frames a second) of the original -> numbers of those that are looked at.
+    """
+
+    pixels: Pixels
+    arrange: Callable[[int], Sequence[Piece | Slot]]
+    frames: Callable[[int, float], Sequence[int]] = PerSecond()
+
+    @property
+    def tokens(self) -> int:
+        """In the sequence, of a clip of which one frame is looked at."""
+        return tokens_of(self.arrange(1))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        return {"frames": asdict(cast(Any, self.frames))}
+
+
+def tokens_of(pieces: Sequence[Piece | Slot]) -> int:
+    """What the connector makes for these, as far as it stands in the sequence."""
+    return sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
 
 
 @dataclass(frozen=True)
@@ -125,11 +247,12 @@ class Layout:
     """All that the processor must know of a system.
 
     Args:
+        media: by the kind that people give ("image", "video"); slots name the model's input that takes it.
         context: the longest sequence in tokens that the system takes.
     """
 
     template: Template
-    media: Mapping[str, MediaLayout] = field(default_factory=dict)
+    media: Mapping[str, MediaLayout | ClipLayout] = field(default_factory=dict)
     context: int = 2048
 
     def resized_by(self, choice: Mapping[str, str]) -> "Layout":

@@ -1,6 +1,6 @@
 """Examples -> Batch: padded (one document per row) or packed (several), counted on the CPU in numpy."""
 
-# B rows, T tokens, M media items of all rows in reading order, R selected flat positions
+# B rows, T tokens, M media items of all rows in reading order, I prepared pictures, R selected flat positions
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from heapq import heappush, heapreplace
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scops.core.batch import Batch, Example, Route, Span, Targets, Where
+from scops.core.batch import Batch, Example, Route, Span, Targets, Tiles, Where
 
 
 def pad(examples: Sequence[Example], *, pad_id: int, multiple: int = 1) -> Batch:
@@ -20,7 +20,9 @@ def pad(examples: Sequence[Example], *, pad_id: int, multiple: int = 1) -> Batch
 def part(example: Example, start: int, end: int) -> Batch:
     """One row: tokens [start, end) of an example at their positions, with room for what media have there, without media."""
     spans = tuple(
-        Span(span.kind, max(span.start - start, 0), min(span.start + span.length, end) - max(span.start, start))
+        replace(
+            span, start=max(span.start - start, 0), length=min(span.start + span.length, end) - max(span.start, start)
+        )
         for span in example.spans
         if span.start < end and span.start + span.length > start
     )
@@ -84,6 +86,7 @@ def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
         where={kind: _where(placed, kind, width) for kind in kinds},
         route=_route(media_BT.ravel()),
         targets=_targets(ids_BT, learn_BT),
+        tiles={kind: Tiles.of([span.places for span in _spans(placed, kind)]) for kind in kinds},
         media={kind: stack for kind in kinds if (stack := _stacked(placed, kind)) is not None},
         digests={kind: _digests(placed, kind) for kind in kinds},
         names=tuple(example.name for _, _, example in placed),
@@ -120,10 +123,16 @@ def _check(example: Example) -> None:
         if example.learn_T[span.start : end].any():
             raise ValueError(f"{name}: tokens of {span} are marked to be learnt")
     for kind in {span.kind for span in example.spans} | set(example.media) | set(example.digests):
-        spans = sum(span.kind == kind for span in example.spans)
+        pictures = sum(len(span.places) for span in example.spans if span.kind == kind)
         media, digests = len(example.media.get(kind, ())), len(example.digests.get(kind, ()))
-        if media not in (0, spans) or digests not in (0, spans):
-            raise ValueError(f"{name}: {spans} spans of {kind!r}, but {media} prepared items and {digests} digests")
+        if media not in (0, pictures) or digests not in (0, pictures):
+            raise ValueError(
+                f"{name}: spans of {pictures} pictures of {kind!r}, but {media} prepared ones and {digests} digests"
+            )
+
+
+def _spans(placed: list[Placed], kind: str) -> list[Span]:
+    return [span for _, _, example in placed for span in example.spans if span.kind == kind]
 
 
 def _where(placed: list[Placed], kind: str, width: int) -> Where:
@@ -155,7 +164,7 @@ def _targets(ids_BT: np.ndarray, learn_BT: np.ndarray) -> Targets:
 
 
 def _stacked(placed: list[Placed], kind: str) -> Tensor | None:
-    """All prepared items of a kind, or None when all come without because their features are known."""
+    """All prepared pictures of a kind, or None when all come without because their features are known."""
     ours = [(example, example.media.get(kind, ())) for _, _, example in placed]
     ours = [(example, items) for example, items in ours if any(span.kind == kind for span in example.spans)]
     bare = [example.name for example, items in ours if not items]
@@ -174,10 +183,10 @@ def _stacked(placed: list[Placed], kind: str) -> Tensor | None:
 
 
 def _digests(placed: list[Placed], kind: str) -> tuple[str, ...]:
-    items = sum(span.kind == kind for _, _, example in placed for span in example.spans)
+    pictures = sum(len(span.places) for span in _spans(placed, kind))
     found = tuple(digest for _, _, example in placed for digest in example.digests.get(kind, ()))
-    if len(found) not in (0, items):
+    if len(found) not in (0, pictures):
         raise ValueError(
-            f"{len(found)} of {items} items of {kind!r} have a digest; a batch needs them of all or of none"
+            f"{len(found)} of {pictures} pictures of {kind!r} have a digest; a batch needs them of all or of none"
         )
     return found

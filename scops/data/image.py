@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scops.core.layout import Pixels
+from scops.core.layout import Cut, Pixels
 from scops.data.errors import MediaError
 from scops.data.resize import ByPillow, normalise, resizer
 
@@ -85,6 +85,14 @@ def digest(source: Source, pixels: Pixels, name: str = "") -> str:
     else:
         head, content = "file", _content(source, name)
     return hashlib.sha256(f"{head} {pixels!r}\n".encode() + content).hexdigest()
+
+
+def digests(source: Source, pixels: Pixels, cut: Cut, name: str = "") -> tuple[str, ...]:
+    """As `digest`, one for each picture that the source is cut into."""
+    whole = digest(source, pixels, name)
+    if not cut.steps:
+        return (whole,)
+    return tuple(hashlib.sha256(repr((whole, cut, number)).encode()).hexdigest() for number in range(len(cut)))
 
 
 def prepare(image: Image.Image, pixels: Pixels, *, name: str = "") -> np.ndarray:

@@ -4,18 +4,18 @@ No flat prompt is ever searched: text is encoded as text, so that no words of a 
 or a media slot.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 from scops.core.batch import Example, Span
-from scops.core.layout import Layout, MediaLayout, Piece, Slot, Special
+from scops.core.layout import Layout, Piece, Slot, Special
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.errors import MediaError, NothingToLearn, TooLong
-from scops.data.image import decode, digest, measure, prepare
+from scops.data.items import Item, input_of, item_of
 from scops.data.template import segments
 from scops.data.tokenizer import Tokenizer
 
@@ -64,12 +64,12 @@ class Processor:
             MediaError, TooLong, NothingToLearn: naming the sample.
         """
         sample, example = self._fitted(sample, reply)
-        items = [(item, self._media(item).pixels, item.name or sample.name) for item in sample.media]
-        digests = _by_kind((item.kind, digest(item.source, pixels, name)) for item, pixels, name in items)
-        if self.known and all(self.known(one) for many in digests.values() for one in many):
-            return replace(example, digests=digests)
-        media = _by_kind((i.kind, prepare(decode(i.source, name), pixels, name=name)) for i, pixels, name in items)
-        return replace(example, media=media, digests=digests)
+        items = [(item, input_of(item)) for item in (self._item(media, sample) for media in sample.media)]
+        known = _by_kind((kind, one) for item, kind in items for one in item.digests())
+        if self.known and all(self.known(one) for many in known.values() for one in many):
+            return replace(example, digests=known)
+        media = _by_kind((kind, picture) for item, kind in items for picture in item.pictures())
+        return replace(example, media=media, digests=known)
 
     def outline(self, sample: Sample, *, reply: bool = False) -> Example:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
@@ -98,26 +98,16 @@ class Processor:
         pen = _Pen(self.tokenizer)
         for segment in segments(self.layout.template, sample.turns, reply=reply):
             whole = segment.piece
-            for piece in self._arranged(whole, sample) if isinstance(whole, Media) else (whole,):
+            for piece in self._item(whole, sample).pieces() if isinstance(whole, Media) else (whole,):
                 pen.write(piece, segment.learn)
         return pen.example(sample)
 
-    def _arranged(self, item: Media, sample: Sample) -> Sequence[Piece | Slot]:
-        arrange = self._media(item).arrange
-        height, width = measure(item.source, item.name or sample.name)
-        pieces = arrange(height, width)
-        slots = [piece.kind for piece in pieces if isinstance(piece, Slot)]
-        if slots != [item.kind]:
-            raise ValueError(
-                f"{item.kind!r} of {height}x{width} is one prepared picture, but its layout has slots {slots}"
-            )
-        return pieces
-
-    def _media(self, item: Media) -> MediaLayout:
+    def _item(self, media: Media, sample: Sample) -> Item:
         known = self.layout.media
-        if item.kind not in known:
-            raise MediaError(f"{item.name or item.kind}: this system takes no {item.kind!r}{nearest(item.kind, known)}")
-        return known[item.kind]
+        if media.kind not in known:
+            name = media.name or media.kind
+            raise MediaError(f"{name}: this system takes no {media.kind!r}{nearest(media.kind, known)}")
+        return item_of(media, sample, known[media.kind])
 
 
 @dataclass
@@ -141,8 +131,8 @@ class _Pen:
         if isinstance(piece, Special):
             self._put([self.tokenizer.id_of(piece.token)], learn)
         else:
-            self.spans.append(Span(piece.kind, len(self.ids), piece.tokens))
-            self._put([PLACEHOLDER] * piece.tokens, False)
+            self.spans.append(Span(piece.kind, len(self.ids), piece.tokens, piece.places))
+            self._put(self.tokenizer.encode_text(piece.written) or [PLACEHOLDER] * piece.tokens, False)
 
     def example(self, sample: Sample) -> Example:
         self._flush()

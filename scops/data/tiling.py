@@ -3,39 +3,19 @@
 The rules know sizes only. Grids are (rows, columns), tiles stand row by row.
 """
 
-# M tiles, C channels
+# I prepared pictures, C channels, G grids
 from dataclasses import dataclass
 from math import ceil, inf
 
 import numpy as np
 from PIL import Image
 
-from scops.core.layout import Pixels
+from scops.core.layout import Cut, Pixels
+from scops.data.image import prepare
 from scops.data.resize import normalise, resizer
 
 Size = tuple[int, int]
 """(height, width)."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What becomes of one picture.
-
-    Args:
-        grid: of tiles.
-        steps: sizes that the picture is brought to, one after another; the last lies in the middle of the grid, on black.
-        whole: where the whole picture stands, stretched to one tile: "first", "last", or "" for nowhere.
-        whole_after: how many of the steps the whole picture has gone through.
-    """
-
-    grid: tuple[int, int]
-    steps: tuple[Size, ...]
-    whole: str = ""
-    whole_after: int = 0
-
-    def __len__(self) -> int:
-        """Prepared pictures."""
-        return self.grid[0] * self.grid[1] + bool(self.whole)
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,37 @@ class BestFit:
 
 
 @dataclass(frozen=True)
+class AnchorFit:
+    """The grid whose box overlaps most with the picture's shape, then with the picture itself; the aspect is not kept.
+
+    score = 100 IoU(grid, picture at the grid's width) + IoU(grid, picture), of boxes that share a corner; the first of
+    equals counts. Source: UReader (arXiv 2310.05126, section 3.1; the factor 100 stands in the code), DocOwl, mPLUG-Owl3.
+
+    Args:
+        whole: where the whole picture stands, "first", "last" or "" for nowhere.
+    """
+
+    side: int
+    grids: tuple[tuple[int, int], ...]
+    whole: str = "first"
+
+    def __call__(self, height: int, width: int) -> Cut:
+        boxes_G2 = np.array(self.grids, np.int64) * self.side
+        shape_G = np.trunc(height / width * boxes_G2[:, 1]).astype(np.int64)
+        shaped = _overlap(boxes_G2, np.stack([shape_G, boxes_G2[:, 1]], 1))
+        score_G = np.float32(100) * shaped + _overlap(boxes_G2, np.array([[height, width]]))
+        rows, columns = self.grids[int(score_G.argmax())]
+        return Cut((rows, columns), ((rows * self.side, columns * self.side),), self.whole)
+
+
+def _overlap(a_G2: np.ndarray, b_G2: np.ndarray) -> np.ndarray:
+    """Intersection over union, float32 as published."""
+    areas = a_G2.prod(1) + b_G2.prod(1)
+    shared = np.minimum(a_G2, b_G2).prod(1)
+    return shared.astype(np.float32) / ((areas - shared).astype(np.float32) + np.float32(1e-5))
+
+
+@dataclass(frozen=True)
 class LongSide:
     """The longer side to a fixed length, then both sides up to whole tiles (Idefics3, arXiv 2408.12637; SmolVLM).
 
@@ -89,13 +100,15 @@ class LongSide:
         return height, ceil(int(height * aspect) / self.side) * self.side
 
 
-def tiles(image: Image.Image, pixels: Pixels, cut: Cut) -> np.ndarray:
-    """(M, C, height, width) float32, as `prepare` makes one picture; of `pixels` the size is a tile's.
+def tiles(image: Image.Image, pixels: Pixels, cut: Cut, *, name: str = "") -> np.ndarray:
+    """(I, C, height, width) float32, as `prepare` makes one picture; of `pixels` the size is a tile's.
 
     Args:
         image: upright RGB, as `decode` gives it.
         cut: what a rule says of (image.height, image.width).
     """
+    if not cut.steps:
+        return prepare(image, pixels, name=name)[None]
     if pixels.fit != "stretch":
         raise ValueError(f"tiles are cut after stretching; pixels with fit {pixels.fit!r} have no tiles")
     by = resizer(pixels.resize, pixels.resample)

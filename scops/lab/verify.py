@@ -4,6 +4,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -130,8 +131,9 @@ def write_golden(folder: str | Path, system: Decoder, examples: Sequence[Example
     for at, example in enumerate(examples):
         inputs[f"{at}.ids"] = torch.from_numpy(example.ids_T)
         for kind, items in example.media.items():
-            places = [(span.start, span.length) for span in example.spans if span.kind == kind]
-            inputs[f"{at}.spans.{kind}"] = torch.tensor(places)
+            spans = [span for span in example.spans if span.kind == kind]
+            inputs[f"{at}.spans.{kind}"] = torch.tensor([(span.start, span.length, len(span.places)) for span in spans])
+            inputs[f"{at}.places.{kind}"] = torch.tensor([place for span in spans for place in span.places])
             inputs[f"{at}.media.{kind}"] = torch.from_numpy(np.stack(items))
     save_tensors(Path(folder) / INPUTS, inputs)
     save_tensors(Path(folder) / OUTPUTS, {f"{at}.logits": x for at, x in enumerate(_outputs(system, examples))})
@@ -172,7 +174,11 @@ def _example(inputs: Reader, at: int) -> Example:
     for name in inputs.names():
         if name.startswith(f"{at}.spans."):
             kind = name.split(".", 2)[2]
-            spans += [Span(kind, start, length) for start, length in inputs[name].tolist()]
+            places = iter(inputs[f"{at}.places.{kind}"].tolist())
+            for start, length, pictures in inputs[name].tolist():
+                spans.append(
+                    Span(kind, start, length, tuple((row, column) for row, column in islice(places, pictures)))
+                )
             media[kind] = tuple(inputs[f"{at}.media.{kind}"].numpy())
     ordered = tuple(sorted(spans, key=lambda span: span.start))
     return Example(ids_T, np.zeros(len(ids_T), np.bool_), ordered, media)

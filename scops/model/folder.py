@@ -8,7 +8,7 @@ from typing import Any
 
 import scops
 from scops.checkpoints.write import save_json, save_text, save_weights
-from scops.core.layout import Layout, Slot
+from scops.core.layout import Layout
 from scops.core.names import nearest
 from scops.core.stage import Lora
 from scops.data.resize import RESIZERS
@@ -136,9 +136,7 @@ def processor_config(layout: Layout) -> dict[str, Any]:
     """How pictures are prepared and how many tokens one takes."""
     kinds = {}
     for kind, media in layout.media.items():
-        pieces = media.arrange(media.pixels.height, media.pixels.width)
-        tokens = sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
-        kinds[kind] = {**asdict(media.pixels), "tokens": tokens}
+        kinds[kind] = {**asdict(media.pixels), "tokens": media.tokens, **media.choices}
     return json.loads(json.dumps({"processor_class": OWN, "context": layout.context, "media": kinds}))
 
 

@@ -1,13 +1,15 @@
 """A system that reads media and text and writes text: encoders -> connectors -> placement -> language model."""
 
-# B rows, T tokens, M media items of all rows, P features per item, Q tokens per item, D width, V vocabulary
+# B rows, T tokens, M media items of all rows, I prepared pictures, P features per picture, Q tokens per item, D width,
+# V vocabulary
 from dataclasses import replace
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from scops.core.batch import Batch, Where
+from scops.core.batch import Batch, Tiles, Where
+from scops.core.layout import WHOLE
 from scops.language.model import LanguageModel
 from scops.models.compiled import CompiledSteps
 from scops.models.encoded import Encoded
@@ -17,6 +19,7 @@ from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
 from scops.nn.context import Context
 from scops.nn.paged import Pages
+from scops.nn.tiled import run_tiled
 from scops.ops.attention import realise
 from scops.ops.masks import Causal, Documents, Mask, Real, Window
 
@@ -73,19 +76,25 @@ class MultimodalDecoder(nn.Module):
         return cast(MediaInput, self.get_submodule(kind))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """By kind (M, P, D): features that the batch brings, or what the encoder makes of its pictures."""
+        """By kind (I, P, D): features that the batch brings, or what the encoder makes of its pictures."""
         unknown = (set(batch.media) | set(batch.features)) - set(self.kinds)
         if unknown:
             raise ValueError(
                 f"the batch has media of kind {sorted(unknown)}, but this system reads "
                 f"{', '.join(self.kinds) or 'text alone'}"
             )
-        made = {kind: self.input(kind).encoder(media) for kind, media in batch.media.items()}
+        made = {
+            kind: run_tiled(self.input(kind).encoder, media, _tiles(batch, kind, media))
+            for kind, media in batch.media.items()
+        }
         return made | dict(batch.features)
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (M, Q, D); what the batch brings connected already, perhaps of half an item, as if of one item."""
-        made = {kind: self.input(kind).connector(f_MPD) for kind, f_MPD in self.encode(batch).items()}
+        made = {
+            kind: run_tiled(self.input(kind).connector, f_IPD, _tiles(batch, kind, f_IPD))
+            for kind, f_IPD in self.encode(batch).items()
+        }
         return made | {kind: tokens_RD[None] for kind, tokens_RD in batch.connected.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -143,6 +152,10 @@ class MultimodalDecoder(nn.Module):
         cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=next(self.parameters()).device)
         self.language.hidden(self.embed(id_11), Context(torch.zeros_like(id_11), cache=cache))
         return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
+
+
+def _tiles(batch: Batch, kind: str, x: Tensor) -> Tiles:
+    return batch.tiles.get(kind) or Tiles.of([(WHOLE,)] * len(x), x.device)
 
 
 class Stepper(Protocol):

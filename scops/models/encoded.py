@@ -1,6 +1,6 @@
 """What the connectors made of media, by content, so that a picture asked about again is encoded once."""
 
-# M media items, C channels, Q tokens per item, D width
+# M media items, I pictures of an item, C channels, Q tokens per item, D width
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scops.core.batch import Batch, Example
+from scops.core.batch import Batch, Example, Tiles
+from scops.core.layout import WHOLE, Place
 
 GROUP = 4
 """Pictures encoded at once: more gain nothing on a CPU and need more memory."""
@@ -18,11 +19,12 @@ GROUP = 4
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One prepared picture of an example and where its tokens stand.
+    """One item of an example and where its tokens stand.
 
     Args:
         digest: of its content and preparation, in full.
-        pixels: (C, height, width); None when the example came without.
+        pixels: (I, C, height, width); None when the example came without.
+        places: of its pictures.
     """
 
     kind: str
@@ -30,6 +32,7 @@ class Item:
     start: int
     length: int
     pixels: np.ndarray | None
+    places: tuple[Place, ...] = (WHOLE,)
 
     @property
     def end(self) -> int:
@@ -41,22 +44,27 @@ def items_of(example: Example) -> tuple[Item, ...]:
     met: dict[str, int] = {}
     items = []
     for span in example.spans:
-        number = met[span.kind] = met.get(span.kind, -1) + 1
-        media, digests = example.media.get(span.kind, ()), example.digests.get(span.kind, ())
-        pixels = media[number] if media else None
-        if digests:
-            digest = digests[number]
-        elif pixels is not None:
-            digest = _digest(pixels)
-        else:
-            raise ValueError(f"{example.name}: item {number} of {span.kind!r} has neither pixels nor a digest")
-        items.append(Item(span.kind, digest, span.start, span.length, pixels))
+        first = met.get(span.kind, 0)
+        here = slice(first, first + len(span.places))
+        met[span.kind] = here.stop
+        media, digests = example.media.get(span.kind, ())[here], example.digests.get(span.kind, ())[here]
+        if not media and not digests:
+            raise ValueError(f"{example.name}: {span} has neither pixels nor a digest")
+        pixels = np.stack(media) if media else None
+        digest = _joined(digests or [_digest(picture) for picture in media], span.places)
+        items.append(Item(span.kind, digest, span.start, span.length, pixels, span.places))
     return tuple(items)
 
 
 def _digest(pixels: np.ndarray) -> str:
     head = repr((pixels.dtype.str, pixels.shape)).encode()
     return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _joined(digests: Sequence[str], places: tuple[Place, ...]) -> str:
+    if places == (WHOLE,):
+        return digests[0]
+    return hashlib.sha256(repr((tuple(digests), places)).encode()).hexdigest()
 
 
 class Encoded:
@@ -96,9 +104,11 @@ class Encoded:
         return [found[item.kind, item.digest] for item in items]
 
     def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Tensor]:
-        pixels = torch.from_numpy(np.stack([pixels for _, pixels in items])).to(like)
+        pixels_ICHW = torch.from_numpy(np.concatenate([pixels for _, pixels in items])).to(like)
+        tiles = Tiles.of([item.places for item, _ in items], like.device)
         nothing_11 = torch.zeros(1, 1, dtype=torch.long, device=like.device)
-        tokens_MQD = self.connect(Batch(nothing_11, nothing_11, (1,), ((0,),), media={kind: pixels}))[kind]
+        batch = Batch(nothing_11, nothing_11, (1,), ((0,),), tiles={kind: tiles}, media={kind: pixels_ICHW})
+        tokens_MQD = self.connect(batch)[kind]
         for item, _ in items:
             if tokens_MQD.shape[1] != item.length:
                 raise ValueError(

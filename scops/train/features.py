@@ -102,7 +102,7 @@ class Features:
                 full = group + group[:1] * (at_once - len(group))
                 media = torch.stack([torch.from_numpy(pictures[key][1]) for key in full]).to(device, dtype)
                 with torch.no_grad():
-                    made_MPD = system.encode(replace(batch, media={kind: media}, features={}))[kind]
+                    made_MPD = system.encode(replace(batch, tiles={}, media={kind: media}, features={}))[kind]
                 fresh |= {key: feature.clone() for key, feature in zip(group, made_MPD[: len(group)], strict=True)}
         for key, feature in fresh.items():
             self._remember(key, feature)

@@ -80,7 +80,7 @@ def test_a_limit_spreads_over_the_rows() -> None:
 
 
 def test_show_marks_learnt_words_and_pictures() -> None:
-    make = processor(CHATML, arrange=lambda height, width: (Slot("image", 3),))
+    make = processor(CHATML, arrange=lambda cut: (Slot("image", 3),))
     turns = (Turn("user", (picture(), picture(), Text("what is it?"))), *chat("", "an owl")[1:])
     text = show(make(Sample(turns)), make.tokenizer)
     assert text.plain == (

@@ -181,9 +181,9 @@ def make(ids: list[int], *spans: Span, **fields: object) -> Example:
 def test_disagreement_is_an_error_with_numbers() -> None:
     pixels = {"image": (np.zeros((3, 2, 2), np.float32),)}
     span = Span("image", 1, 2)
-    with pytest.raises(ValueError, match="row 7: 2 spans of 'image', but 1 prepared items"):
+    with pytest.raises(ValueError, match="row 7: spans of 2 pictures of 'image', but 1 prepared ones"):
         pad([make([1, 0, 0, 0, 0], span, Span("image", 3, 2), media=pixels)], pad_id=0)
-    with pytest.raises(ValueError, match="row 7: 0 spans of 'image'"):
+    with pytest.raises(ValueError, match="row 7: spans of 0 pictures of 'image'"):
         pad([make([1], media=pixels)], pad_id=0)
     with pytest.raises(ValueError, match="does not stand after token 3 and within 5"):
         pad([make([1, 0, 0, 0, 0], span, Span("image", 2, 2))], pad_id=0)
@@ -216,7 +216,7 @@ def test_known_features_come_without_pictures_for_all_or_none() -> None:
     assert pad([full, make([1]), full], pad_id=0).media["image"].shape == (2, 3, 2, 2)
     with pytest.raises(ValueError, match=r"1 of 2 examples .*'bare' first"):
         pad([full, bare], pad_id=0)
-    with pytest.raises(ValueError, match="1 of 2 items of 'image' have a digest"):
+    with pytest.raises(ValueError, match="1 of 2 pictures of 'image' have a digest"):
         pad([full, replace(full, digests={})], pad_id=0)
 
 

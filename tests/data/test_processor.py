@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scops.core.batch import Span
-from scops.core.layout import Layout, MediaLayout, Piece, Pixels, Role, Slot, Special, Template, Written
+from scops.core.layout import WHOLE, Cut, Layout, MediaLayout, Piece, Pixels, Role, Slot, Special, Template, Written
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.data.collate import pad
 from scops.data.errors import MediaError, NothingToLearn, TooLong
 from scops.data.image import digest
 from scops.data.processor import Processor
@@ -37,12 +38,31 @@ CHATML = Template(
 )
 
 
-def five(height: int, width: int) -> tuple[Piece | Slot, ...]:
+def five(cut: Cut) -> tuple[Piece | Slot, ...]:
     return (Slot("image", 5),)
 
 
-def by_size(height: int, width: int) -> tuple[Piece | Slot, ...]:
-    return (Written(f"{height}x{width}"), Slot("image", height), Written("end"))
+def one_tile(height: int, width: int) -> Cut:
+    return Cut((1, 1), ((height, width),))
+
+
+def by_size(cut: Cut) -> tuple[Piece | Slot, ...]:
+    ((height, width),) = cut.steps
+    return (Written(f"{height}x{width}"), Slot("image", height, cut.places), Written("end"))
+
+
+def quarters(height: int, width: int) -> Cut:
+    return Cut((2, 2), ((2 * PIXELS.height, 2 * PIXELS.width),), "first")
+
+
+def one_by_one(cut: Cut) -> tuple[Piece | Slot, ...]:
+    """A mark and a slot for each, but two slots of two tiles."""
+    if not cut.steps:
+        return (Slot("image", 5),)
+    whole, *tiles = cut.places
+    pairs = [tuple(tiles[at : at + 2]) for at in range(0, len(tiles), 2)]
+    slots = (Slot("image", 5, (whole,)), *(Slot("image", 7, pair) for pair in pairs))
+    return tuple(piece for slot in slots for piece in (Written(f"<{len(slot.places)}>"), slot))
 
 
 def picture(width: int = 3, height: int = 2, colour: str = "red") -> Media:
@@ -51,9 +71,12 @@ def picture(width: int = 3, height: int = 2, colour: str = "red") -> Media:
     return Media("image", file.getvalue())
 
 
-def processor(template: Template = OWL, arrange=five, context: int = 200, **options) -> Processor:
+def processor(
+    template: Template = OWL, arrange=five, context: int = 200, cut=None, when: str = "always", **options
+) -> Processor:
     tokenizer = metaspace() if template is OWL else chatml()
-    return Processor(Layout(template, {"image": MediaLayout(PIXELS, arrange)}, context), tokenizer, **options)
+    layout = Layout(template, {"image": MediaLayout(PIXELS, arrange, cut, when)}, context)
+    return Processor(layout, tokenizer, **options)
 
 
 def chat(*said: str, learn: bool = True) -> tuple[Turn, ...]:
@@ -131,7 +154,7 @@ def test_media_stand_first_last_beside_each_other_or_nowhere() -> None:
 
 
 def test_arranged_words_join_their_neighbours() -> None:
-    make = processor(arrange=by_size)
+    make = processor(arrange=by_size, cut=one_tile)
     example = make(Sample((Turn("user", (Text("see"), picture(3, 7), Text("so"))), *chat("", "y")[1:])))
     words = make.tokenizer.encode_text
     assert example.spans[0].length == 7
@@ -140,13 +163,49 @@ def test_arranged_words_join_their_neighbours() -> None:
     assert example.ids_T.tolist() == [*head, *[0] * 7, *tail]
 
 
+def test_tiles_stand_where_the_layout_says_and_are_the_pictures_parts() -> None:
+    make = processor(arrange=one_by_one, cut=quarters)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8))
+    example = make(Sample((Turn("user", (Media("image", image),)), *chat("", "y")[1:])))
+    tiles = ((0, 0), (0, 1)), ((1, 0), (1, 1))
+    assert [(span.length, span.places) for span in example.spans] == [(5, (WHOLE,)), *((7, pair) for pair in tiles)]
+    pictures, digests = example.media["image"], example.digests["image"]
+    assert len(pictures) == len(set(digests)) == 5
+    levels = (np.asarray(image, np.float32).transpose(2, 0, 1) / 255 - 0.5) / 0.5
+    for (row, column), tile in zip([place for pair in tiles for place in pair], pictures[1:], strict=True):
+        np.testing.assert_allclose(tile, levels[:, row * 6 : row * 6 + 6, column * 4 : column * 4 + 4], atol=1e-6)
+    batch = pad([example, example], pad_id=0)
+    assert batch.tiles["image"].count_M == (1, 2, 2) * 2
+    assert batch.tiles["image"].place_I2.tolist()[:3] == [[-1, -1], [0, 0], [0, 1]]
+    assert batch.media["image"].shape == (10, 3, 6, 4)
+
+
+def test_only_a_picture_alone_is_cut_where_the_layout_says_so() -> None:
+    make = processor(arrange=one_by_one, cut=quarters, when="alone")
+    one, two = (make.outline(Sample((Turn("user", (picture(),) * n), *chat("", "y")[1:]))) for n in (1, 2))
+    assert [span.length for span in one.spans] == [5, 7, 7]
+    assert [span.places for span in two.spans] == [(WHOLE,)] * 2
+
+
+def test_an_item_beside_the_sequence_begins_at_its_mark_whose_ids_stay() -> None:
+    mark = Slot("image", 0, written="<|image|>")
+    make = processor(arrange=lambda cut: (mark,))
+    example = make(Sample((Turn("user", (Text("see"), picture(), picture())), *chat("", "y")[1:])))
+    ids = make.tokenizer.encode_text("<|image|>")
+    for span in example.spans:
+        assert example.ids_T[span.start : span.start + len(ids)].tolist() == ids
+        assert span.length == 0
+    with pytest.raises(ValueError, match="tokens in the sequence or words"):
+        Slot("image", 0)
+
+
 def test_pictures_are_prepared_as_stated() -> None:
     example = processor()(Sample((Turn("user", (picture(colour="white"),)), *chat("", "y")[1:])))
     np.testing.assert_array_equal(example.media["image"][0], np.ones((3, 6, 4), np.float32))
 
 
 def test_outline_counts_without_unpacking() -> None:
-    make = processor(arrange=by_size)
+    make = processor(arrange=by_size, cut=one_tile)
     turns = (Turn("user", (picture(2, 9), Text("x"))), *chat("", "y")[1:])
     full, outline = make(Sample(turns)), make.outline(Sample(turns))
     np.testing.assert_array_equal(full.ids_T, outline.ids_T)
@@ -212,8 +271,8 @@ def test_wrong_use_is_refused() -> None:
         processor(overflow="cut")
     with pytest.raises(ValueError, match="1 to 200"):
         processor(capacity=201)
-    with pytest.raises(ValueError, match="one prepared picture"):
-        processor(arrange=lambda height, width: ())(Sample((Turn("user", (picture(),)),)), reply=True)
+    with pytest.raises(ValueError, match="the layout has slots"):
+        processor(arrange=lambda cut: ())(Sample((Turn("user", (picture(),)),)), reply=True)
     with pytest.raises(MediaError, match=r"row 8.*missing"):
         processor()(Sample((Turn("user", (Media("image", Path("none.png")),)),), "row 8"), reply=True)
 

@@ -1,5 +1,6 @@
-"""Grids and tiles are those of transformers' Pillow processors, to the bit, for pictures of every shape."""
+"""Grids and tiles are those of transformers' Pillow processors and of the mPLUG family's code, for pictures of every shape."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from scops.core.layout import Pixels
-from scops.data.tiling import BestFit, Cut, LongSide, tiles
+from scops.core.layout import UNCUT, WHOLE, Cut, Pixels
+from scops.data.image import prepare
+from scops.data.tiling import AnchorFit, BestFit, LongSide, tiles
+from tests.conftest import GOLDENS
 
 SIDE = 14
 GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # those of LLaVA-1.6
@@ -93,3 +96,33 @@ def test_torch_tiles_are_close_to_pillows(size: tuple[int, int]) -> None:
 def test_pixels_that_do_not_stretch_are_refused() -> None:
     with pytest.raises(ValueError, match="fit 'crop'"):
         tiles(noise(9, 9), replace(TILE, fit="crop"), Cut((1, 1), ((9, 9),)))
+
+
+@pytest.mark.parametrize("name", ["owl3_crops", "docowl15_crops", "ureader_crops"])
+def test_the_grid_by_anchors_is_the_reference_s(name: str) -> None:
+    for table in json.loads((GOLDENS / name / "crops.json").read_text())["tables"]:
+        rule = AnchorFit(table["image_size"], tuple(map(tuple, table["anchors"])))
+        for case in table["cases"]:
+            assert rule(case["height"], case["width"]).grid == (case["rows"], case["cols"]), (table["name"], case)
+
+
+def test_places_stand_in_the_order_of_the_pictures() -> None:
+    tiles_23 = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2))
+    assert Cut((2, 3), ((9, 9),), "first").places == (WHOLE, *tiles_23)
+    assert Cut((2, 3), ((9, 9),), "last").places == (*tiles_23, WHOLE)
+    assert Cut((1, 1), ((9, 9),)).places == ((0, 0),)
+    assert UNCUT.places == (WHOLE,)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (20000, 30), (1, 1), (9, 9)])
+def test_pieces_by_anchors_are_the_stretched_picture_and_its_parts(size: tuple[int, int]) -> None:
+    image, cut = noise(*size), AnchorFit(SIDE, ((1, 1), (1, 3), (4, 1), (2, 2)))(*size)
+    made, (rows, columns) = tiles(image, TILE, cut), cut.grid
+    whole = prepare(image, replace(TILE, height=rows * SIDE, width=columns * SIDE))
+    parts = whole.reshape(3, rows, SIDE, columns, SIDE).transpose(1, 3, 0, 2, 4).reshape(-1, 3, SIDE, SIDE)
+    np.testing.assert_array_equal(made, np.concatenate([prepare(image, TILE)[None], parts]))
+
+
+def test_a_picture_that_is_not_cut_is_prepared_whole() -> None:
+    crop = replace(TILE, fit="crop")
+    np.testing.assert_array_equal(tiles(noise(40, 30), crop, UNCUT), prepare(noise(40, 30), crop)[None])

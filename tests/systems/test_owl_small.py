@@ -2,6 +2,7 @@
 
 import torch
 
+from scops.core.layout import UNCUT
 from scops.models.recompute import Recompute
 from scops.systems import owl_small
 from tests.conftest import batch_of, close, example
@@ -53,5 +54,5 @@ def test_the_layout_promises_what_the_connector_delivers() -> None:
         with torch.device("meta"):
             system = owl_small.build(spec)
             made = system.image.connector(system.image.encoder(torch.empty(1, 3, spec.side, spec.side)))
-        (slot,) = owl_small.layout(spec).media["image"].arrange(50, 40)
+        (slot,) = owl_small.layout(spec).media["image"].arrange(UNCUT)
         assert made.shape == (1, slot.tokens, spec.language.dim)

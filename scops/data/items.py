@@ -1,0 +1,63 @@
+"""One item of media on its way to numbers: what stands for it in the prompt, its digests, and its prepared pictures."""
+
+# I prepared pictures, C channels
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scops.core.layout import ClipLayout, Cut, MediaLayout, Piece, Place, Slot
+from scops.core.sample import Media, Sample
+from scops.data.errors import MediaError
+from scops.data.image import Source, decode, digests, measure
+from scops.data.tiling import tiles
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as its layout cuts it."""
+
+    source: Source
+    name: str
+    layout: MediaLayout
+    cut: Cut
+
+    def pieces(self) -> Sequence[Piece | Slot]:
+        return checked(self.layout.arrange(self.cut), self.cut.places, self.name)
+
+    def digests(self) -> tuple[str, ...]:
+        return digests(self.source, self.layout.pixels, self.cut, self.name)
+
+    def pictures(self) -> np.ndarray:
+        """(I, C, height, width)"""
+        return tiles(decode(self.source, self.name), self.layout.pixels, self.cut, name=self.name)
+
+
+Item = Picture
+
+
+def item_of(media: Media, sample: Sample, layout: MediaLayout | ClipLayout) -> Item:
+    """Of pictures only the header is read.
+
+    Args:
+        sample: the one that the media are in.
+    """
+    name = media.name or sample.name
+    if isinstance(layout, ClipLayout):
+        raise MediaError(f"{name}: videos cannot be decoded")
+    height, width = measure(media.source, name)
+    alone = sum(other.kind == media.kind for other in sample.media) == 1
+    return Picture(media.source, name, layout, layout.cut_of(height, width, alone=alone))
+
+
+def checked(pieces: Sequence[Piece | Slot], places: Sequence[Place], name: str) -> Sequence[Piece | Slot]:
+    """The pieces, if their slots take exactly the pictures that are made, all for one input of the model."""
+    slots = [piece for piece in pieces if isinstance(piece, Slot)]
+    if [place for slot in slots for place in slot.places] != list(places) or len({slot.kind for slot in slots}) != 1:
+        raise ValueError(f"{name}: pictures are made for the places {tuple(places)}, but the layout has slots {slots}")
+    return pieces
+
+
+def input_of(item: Item) -> str:
+    """Which input of the model takes it."""
+    return next(piece.kind for piece in item.pieces() if isinstance(piece, Slot))
