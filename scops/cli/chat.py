@@ -35,7 +35,7 @@ def chat(
         )
     from scops.model.opening import load
 
-    talk = _Talk(load(name, dtype=dtype, device=device, quantise=quantise), system, sampling, limit, stop)
+    talk = Talk(load(name, dtype=dtype, device=device, quantise=quantise), system, sampling, limit, stop)
     if parts:
         _once(talk, parts, json=json)
     elif json:
@@ -63,35 +63,33 @@ def parts_of(arguments: Sequence[str]) -> tuple[Text | Media, ...]:
     return tuple(parts)
 
 
-class _Talk:
-    """A conversation so far; what the person said stays even when the answer is cut short."""
+class Talk:
+    """A conversation so far; what the person said stays even when the answer is cut short.
+
+    It sits at a desk, so that earlier turns and their pictures are not read again.
+    """
 
     def __init__(self, model: Any, system: str | None, sampling: Sampling, limit: int, stop: Sequence[str]) -> None:
         self.model, self.sampling, self.limit, self.stop = model, sampling, limit, stop
+        self.desk = model.desk(rows=1)
         self.system = (Turn("system", (Text(system),)),) if system is not None else ()
         self.turns: tuple[Turn, ...] = self.system
+        self.asked = 0
 
     def say(self, parts: tuple[Text | Media, ...]) -> Iterator[Any]:
         """Pieces of the answer; turns are kept when it is complete."""
-        from scops.generate.talk import pieces, prompts
-
         turns = (*self.turns, Turn("user", parts))
-        self.examples = prompts(self.model.processor, [Sample(turns, name="chat")])
-        said = ""
-        for piece in pieces(
-            self.model.module,
-            self.model.processor,
-            self.examples,
-            sampling=self.sampling,
-            limit=self.limit,
-            stops=self.stop,
-        ):
-            said += piece.text
-            yield piece
-        self.turns = (*turns, Turn("assistant", (Text(said),)))
+        sample = Sample(turns, name="chat")
+        ticket = self.desk.submit(sample, sampling=self.sampling, limit=self.limit, stops=self.stop)
+        self.asked = len(ticket.prompt)
+        try:
+            yield from ticket.pieces()
+        finally:
+            ticket.cancel()
+        self.turns = (*turns, Turn("assistant", (Text(ticket.answer().text),)))
 
 
-def _once(talk: _Talk, parts: tuple[Text | Media, ...], *, json: bool) -> None:
+def _once(talk: Talk, parts: tuple[Text | Media, ...], *, json: bool) -> None:
     started, text, last = time.perf_counter(), "", Piece(0, "")
     for piece in talk.say(parts):
         text, last = text + piece.text, piece
@@ -107,14 +105,14 @@ def _once(talk: _Talk, parts: tuple[Text | Media, ...], *, json: bool) -> None:
             "asked": asked,
             "reply": text,
             "ended": last.ended,
-            "tokens": {"prompt": len(talk.examples[0]), "reply": last.tokens},
+            "tokens": {"prompt": talk.asked, "reply": last.tokens},
             "seconds": round(time.perf_counter() - started, 3),
             "sampling": vars(talk.sampling),
         }
     )
 
 
-def _loop(talk: _Talk) -> None:
+def _loop(talk: Talk) -> None:
     print(f"{talk.model.origin}\n{HELP}", file=sys.stderr)
     shown: tuple[Media, ...] = ()
     while (line := _asked()) is not None:
