@@ -7,11 +7,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from scops.checkpoints.op import Concat, LeadingAxes, Op, Split, SplitPerHead, Stack, Then, Transpose, Unpermute
+from scops.checkpoints.op import Concat, Copies, LeadingAxes, Op, Split, SplitPerHead, Stack, Then, Transpose, Unpermute
 from scops.core.names import nearest
 
 __all__ = [
-    "Concat", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack", "Then",
+    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack", "Then",
     "Transpose", "Unpermute", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 

@@ -95,6 +95,25 @@ class Stack(Op):
 
 
 @dataclass(frozen=True)
+class Copies(Op):
+    """One tensor of theirs begins several of ours (an expert per modality); one again only while they are equal."""
+
+    count: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        (one,) = tensors
+        return [one.clone() for _ in range(self.count)]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        first, *others = tensors
+        if not first.is_meta and not all(torch.equal(first, other) for other in others):
+            raise ValueError(
+                f"{len(tensors)} tensors that began as one differ by now, so that one cannot stand for them"
+            )
+        return [first]
+
+
+@dataclass(frozen=True)
 class Transpose(Op):
     """Theirs is (in, out), ours (out, in): GPT-2's Conv1D, projections kept as bare parameters."""
 
