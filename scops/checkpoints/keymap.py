@@ -7,12 +7,14 @@ from functools import cached_property
 
 from torch import Tensor
 
-from scops.checkpoints.op import Concat, Copies, LeadingAxes, Op, Split, SplitPerHead, Stack, Then, Transpose, Unpermute
+from scops.checkpoints.op import (
+    Concat, Copies, LeadingAxes, Op, Split, SplitPerHead, Stack, Then, Transpose, Unpermute, WithTables,
+)  # fmt: skip
 from scops.core.names import nearest
 
 __all__ = [
-    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack", "Then",
-    "Transpose", "Unpermute", "dropped", "rule", "same", "split", "unchanged",
+    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack",
+    "Then", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 
 HOLE = re.compile(r"\{(\w+)\}")

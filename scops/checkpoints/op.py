@@ -1,6 +1,6 @@
 """Reversible changes of tensors: load turns theirs into ours, save is its exact inverse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +111,33 @@ class Copies(Op):
                 f"{len(tensors)} tensors that began as one differ by now, so that one cannot stand for them"
             )
         return [first]
+
+
+@dataclass(frozen=True)
+class WithTables(Op):
+    """Beside one tensor theirs keeps tables that ours computes: checked when read, written again when saved.
+
+    Args:
+        tables: of the tensor, float32.
+    """
+
+    tables: Callable[[Tensor], Sequence[Tensor]]
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        tensor, *kept = tensors
+        if not tensor.is_meta:
+            for found, expected in zip(kept, self.tables(tensor), strict=True):
+                rounding = max(1e-3, 2 * torch.finfo(found.dtype).eps)
+                if found.shape != expected.shape or (found.float() - expected).abs().max() > rounding:
+                    raise ValueError(
+                        f"a fixed table of shape {tuple(found.shape)} is not the one that is computed, "
+                        f"{tuple(expected.shape)}; this checkpoint was made by another formula or for other sizes"
+                    )
+        return [tensor]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        (tensor,) = tensors
+        return [tensor, *(table.to(tensor) for table in self.tables(tensor))]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
-"""mPLUG-Owl's visual abstractor (arXiv 2304.14178, section 3.1; X-PLUG/mPLUG-Owl, mPLUG-Owl/mplug_owl)."""
+"""mPLUG-Owl's visual abstractor (arXiv 2304.14178, section 3.1; X-PLUG/mPLUG-Owl, mPLUG-Owl/mplug_owl).
 
-# M pictures, P features per picture, Q queries, D width, F hidden width
+With fixed places it is mPLUG-Owl2's (arXiv 2311.04257; mPLUG-Owl2/mplug_owl2/model/visual_encoder.py).
+"""
+
+# M pictures, P features per picture, Q queries, S keys (queries, then features), D width, F hidden width
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from scops.nn.feed_forward import SwiGlu
 from scops.nn.initialise import IntoWords
 from scops.ops.attention import attend
+from scops.ops.positions import sincos, sincos_grid
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,49 @@ class AbstractorSpec:
     eps: float = 1e-6
 
 
+class FixedPlaces(nn.Module):
+    """On a query the sine of its number, on a feature those of its column and row, nothing on a class token.
+
+    forward: (M, S, D) -> (M, S, D)
+
+    Args:
+        side: of the square grid of features.
+        before: class tokens in front of the grid.
+    """
+
+    def __init__(self, queries: int, side: int, *, before: int):
+        super().__init__()
+        self.queries, self.side, self.before = queries, side, before
+
+    def tables(self, width: int) -> tuple[Tensor, Tensor]:
+        """(Q, D) for queries and (P, D) for features."""
+        if width % 4:
+            raise ValueError(f"sines of column and row need a width that 4 divides, not {width}")
+        features_PD = torch.cat([torch.zeros(self.before, width), sincos_grid(self.side, self.side, width)])
+        return sincos(torch.arange(self.queries), width), features_PD
+
+    def forward(self, x_MSD: Tensor) -> Tensor:
+        places_SD = torch.cat(self.tables(x_MSD.shape[2]))
+        if len(places_SD) != x_MSD.shape[1]:
+            raise ValueError(
+                f"there are places for {self.queries} queries and {self.before} + {self.side} x {self.side} features, "
+                f"but {x_MSD.shape[1]} of both came; the encoder and the connector disagree on the grid"
+            )
+        return x_MSD + places_SD.to(x_MSD)
+
+
 class AbstractorLayer(nn.Module):
     """q' = norm_queries(q);  x = q' + attn(q', [q'; norm_features(f)]);  x + swiglu(norm_mlp(x))
 
     The residual stands on the normed queries. Features are never updated: each layer norms the encoder's anew.
+
+    Args:
+        place: what tells queries and keys, not values, where they stand: (M, S, D) -> (M, S, D).
     """
 
-    def __init__(self, spec: AbstractorSpec):
+    def __init__(self, spec: AbstractorSpec, place: nn.Module):
         super().__init__()
+        self.place = place
         self.head_dim = spec.dim // spec.heads
         self.norm_queries, self.norm_features, self.norm_mlp = (nn.LayerNorm(spec.dim, 1e-5) for _ in range(3))
         self.q, self.k, self.v, self.o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
@@ -42,10 +81,11 @@ class AbstractorLayer(nn.Module):
     def forward(self, queries_MQD: Tensor, features_MPD: Tensor, visible: Tensor | None = None) -> Tensor:
         """visible: bool (M, 1, 1, Q + P), which keys may be seen; None for all."""
         x_MQD = self.norm_queries(queries_MQD)
-        keys = torch.cat([x_MQD, self.norm_features(features_MPD)], 1)
+        keys_MSD = torch.cat([x_MQD, self.norm_features(features_MPD)], 1)
+        placed_MSD = self.place(keys_MSD)
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection, x in ((self.q, x_MQD), (self.k, keys), (self.v, keys))
+            for projection, x in ((self.q, placed_MSD[:, : x_MQD.shape[1]]), (self.k, placed_MSD), (self.v, keys_MSD))
         )
         x_MQD = x_MQD + self.o(attend(q, k, v, visible).transpose(1, 2).flatten(2))
         return x_MQD + self.mlp(self.norm_mlp(x_MQD))
@@ -59,13 +99,17 @@ class VisualAbstractor(nn.Module):
     Args:
         out: width of the language model.
         join: makes an encoder's features D wide where they are not.
+        place: as in AbstractorLayer; None where nothing says where queries and features stand (mPLUG-Owl).
     """
 
-    def __init__(self, spec: AbstractorSpec, out: int, *, join: nn.Module | None = None):
+    def __init__(
+        self, spec: AbstractorSpec, out: int, *, join: nn.Module | None = None, place: nn.Module | None = None
+    ):
         super().__init__()
+        place = place or nn.Identity()
         self.queries = nn.Parameter(torch.zeros(1, spec.queries, spec.dim))
         self.join = join or nn.Identity()
-        self.layers = nn.ModuleList(AbstractorLayer(spec) for _ in range(spec.layers))
+        self.layers = nn.ModuleList(AbstractorLayer(spec, place) for _ in range(spec.layers))
         self.project = IntoWords(spec.dim, out)
         self.end = nn.Parameter(torch.zeros(1, 1, out))
 

@@ -40,25 +40,31 @@ def build(spec: Spec) -> MultimodalDecoder:
 
 
 def authors(spec: Spec) -> KeyMap:
-    """MplugOwlForConditionalGeneration; q, k, v of the tower are fused head by head."""
-    tower, ours = "vision_model.", "image.encoder."
-    layer, block = tower + "encoder.layers.{i}.", ours + "blocks.{i}."
+    """MplugOwlForConditionalGeneration."""
+    return KeyMap(
+        tower(spec.vision.heads).under("vision_model.", "image.encoder."),
+        same("query_tokens", "image.connector.queries"),
+        ABSTRACTOR.under("abstractor.", "image.connector."),
+        HUB_LLAMA.under("language_model.", "language."),
+    )
+
+
+def tower(heads: int) -> KeyMap:
+    """The authors' copy of CLIP's tower: q, k, v are fused head by head."""
+    layer, block = "encoder.layers.{i}.", "blocks.{i}."
     qkv = tuple(f"{block}attn.body.{name}.{{w}}" for name in "qkv")
     return KeyMap(
-        same(tower + "embeddings.patch_embed.weight", ours + "patch.weight"),
-        same(tower + "embeddings.cls_token", ours + "cls"),
-        same(tower + "embeddings.position_embedding", ours + "positions"),
-        same(tower + "embeddings.pre_layernorm.{w}", ours + "pre_norm.{w}"),
+        same("embeddings.patch_embed.weight", "patch.weight"),
+        same("embeddings.cls_token", "cls"),
+        same("embeddings.position_embedding", "positions"),
+        same("embeddings.pre_layernorm.{w}", "pre_norm.{w}"),
         same(layer + "input_layernorm.{w}", block + "attn.norm.{w}"),
-        split(layer + "self_attn.query_key_value.{w}", qkv, SplitPerHead(parts=3, heads=spec.vision.heads)),
+        split(layer + "self_attn.query_key_value.{w}", qkv, SplitPerHead(parts=3, heads=heads)),
         same(layer + "self_attn.dense.{w}", block + "attn.body.o.{w}"),
         same(layer + "post_attention_layernorm.{w}", block + "mlp.norm.{w}"),
         same(layer + "mlp.fc1.{w}", block + "mlp.body.up.{w}"),
         same(layer + "mlp.fc2.{w}", block + "mlp.body.down.{w}"),
-        same(tower + "post_layernorm.{w}", ours + "post_norm.{w}"),
-        same("query_tokens", "image.connector.queries"),
-        ABSTRACTOR.under("abstractor.", "image.connector."),
-        HUB_LLAMA.under("language_model.", "language."),
+        same("post_layernorm.{w}", "post_norm.{w}"),
     )
 
 
