@@ -8,7 +8,17 @@ from functools import cached_property
 from torch import Tensor
 
 from scops.checkpoints.op import (
-    Concat, Copies, LeadingAxes, Op, Split, SplitPerHead, Stack, Then, Transpose, Unpermute, WithTables,
+    Concat,
+    Copies,
+    LeadingAxes,
+    Op,
+    Split,
+    SplitPerHead,
+    Stack,
+    Then,
+    Transpose,
+    Unpermute,
+    WithTables,
 )  # fmt: skip
 from scops.core.names import nearest
 

@@ -42,37 +42,44 @@ class Vit(nn.Module):
     """Patches and a class token through pre-norm blocks; every token leaves through the last norm.
 
     forward: pixels (M, C, image, image) -> (M, P, D)
+
+    Args:
+        post_norm: in place of a LayerNorm of the tower's width; nn.Identity() where there is none.
     """
 
-    def __init__(self, spec: VitSpec):
+    def __init__(self, spec: VitSpec, *, post_norm: nn.Module | None = None):
         super().__init__()
         self.width, self.tokens, self.image = spec.dim, spec.tokens, spec.image
         self.patch = nn.Conv2d(3, spec.dim, spec.patch, spec.patch, bias=False)
         self.cls = nn.Parameter(torch.zeros(1, 1, spec.dim))
         self.positions = nn.Parameter(torch.zeros(1, spec.tokens, spec.dim))
         self.pre_norm = nn.LayerNorm(spec.dim, spec.eps)
-        self.blocks = nn.ModuleList(_block(spec) for _ in range(spec.layers))
-        self.post_norm = nn.LayerNorm(spec.dim, spec.eps)
+        self.blocks = nn.ModuleList(block(spec) for _ in range(spec.layers))
+        self.post_norm = post_norm or nn.LayerNorm(spec.dim, spec.eps)
 
     def embed(self, pixels_MCHW: Tensor) -> Tensor:
         """(M, P, D): patches with class token, positions and first norm."""
-        if pixels_MCHW.shape[-2:] != (self.image, self.image):
-            raise ValueError(
-                f"pictures are {tuple(pixels_MCHW.shape[-2:])}, but this encoder has positions for "
-                f"({self.image}, {self.image}); the layout's Pixels must ask for that size"
-            )
+        check_size(pixels_MCHW, self.image)
         patches_MPD = self.patch(pixels_MCHW).flatten(2).transpose(1, 2)
         x_MPD = torch.cat([self.cls.expand(len(patches_MPD), -1, -1), patches_MPD], 1) + self.positions
         return self.pre_norm(x_MPD)
 
     def forward(self, pixels_MCHW: Tensor) -> Tensor:
         x_MPD, ctx = self.embed(pixels_MCHW), Context()
-        for block in self.blocks:
-            x_MPD = block(x_MPD, ctx)
+        for layer in self.blocks:
+            x_MPD = layer(x_MPD, ctx)
         return self.post_norm(x_MPD)
 
 
-def _block(spec: VitSpec) -> Block:
+def check_size(pixels_MCHW: Tensor, side: int) -> None:
+    if pixels_MCHW.shape[-2:] != (side, side):
+        raise ValueError(
+            f"pictures are {tuple(pixels_MCHW.shape[-2:])}, but this encoder has positions for "
+            f"({side}, {side}); the layout's Pixels must ask for that size"
+        )
+
+
+def block(spec: VitSpec) -> Block:
     q, k, v, o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
     mlp = FeedForward(
         nn.Linear(spec.dim, spec.hidden), ACTIVATIONS[spec.activation](), nn.Linear(spec.hidden, spec.dim)

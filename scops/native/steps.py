@@ -15,7 +15,7 @@ from scops.native.library import library
 from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
 from scops.native.pages import PagesStruct
 from scops.nn.attention import SelfAttention
-from scops.nn.block import Block, PreNorm
+from scops.nn.block import Block, PreNorm, Routed
 from scops.nn.cache import Paged
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
@@ -130,6 +130,7 @@ class Steps:
         self.runs = [
             (known, list(some)) for known, some in groupby(sublayers, key=lambda planned: isinstance(planned, Known))
         ]
+        self.routed = any(isinstance(part, Routed) for part in language.modules())
         self.head = matrix_of(language.projection())
         self.room = torch.empty(0, dtype=torch.uint8)
         self.brief = bool(cast(ctypes.CDLL, library()).multiplies_bfloat16())
@@ -140,11 +141,13 @@ class Steps:
         return [known for known, some in self.runs for _ in some]
 
     def takes(self, x_BTD: Tensor, ctx: Context) -> bool:
-        """Few tokens, a cache with pages, and nothing to be differentiated.
+        """Few tokens, a cache with pages, and nothing to be differentiated; of routed parts the first expert alone.
 
         Several tokens per row only where the processor multiplies bfloat16; torch's float32 products are better for many.
         """
         if x_BTD.dtype not in FORMATS or x_BTD.shape[:2].numel() > MOST_ROWS or torch.is_grad_enabled():
+            return False
+        if self.routed and ctx.route is not None:
             return False
         one = x_BTD.shape[1] == 1 or (x_BTD.dtype is torch.bfloat16 and self.brief)
         return one and isinstance(ctx.visible, Causal | Behind) and isinstance(ctx.cache, Paged)
@@ -207,7 +210,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
         return None
     body = sublayer.body
     norms = [_norm(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
-    parts = [matrix_of(cast(nn.Module, getattr(body, name))) for name in "qkvo"]
+    parts = [matrix_of(_first(cast(nn.Module, getattr(body, name)))) for name in "qkvo"]
     if None in norms or None in parts:
         return None
     q, k, v, o = cast(list[Matrix], parts)
@@ -228,7 +231,7 @@ def _feed_forward(sublayer: nn.Module) -> FeedForwardStep | None:
     if type(sublayer) is not PreNorm or type(sublayer.body) is not SwiGlu or not _bare(sublayer.scale):
         return None
     body, norm = sublayer.body, _norm(sublayer.norm)
-    parts = [matrix_of(p) for p in (body.gate, body.up, body.down)]
+    parts = [matrix_of(_first(p)) for p in (body.gate, body.up, body.down)]
     if norm is None or norm.struct.weight is None or None in parts or not _bare(body.norm):
         return None
     gate, up, down = cast(list[Matrix], parts)
@@ -245,12 +248,18 @@ class Norm:
 
 def _norm(norm: nn.Module) -> Norm | None:
     """An RMSNorm with a weight, or none at all."""
+    norm = _first(norm)
     if _bare(norm):
         return Norm(NormStruct(None, 0.0), None)
     if type(norm) is not nn.RMSNorm or norm.weight is None or norm.eps is None or norm.weight.device.type != "cpu":
         return None
     weight = norm.weight.detach().float().contiguous()
     return Norm(NormStruct(weight.data_ptr(), norm.eps), weight)
+
+
+def _first(module: nn.Module) -> nn.Module:
+    """What treats tokens where a context has no route."""
+    return module.experts[0] if type(module) is Routed else module
 
 
 def _bare(module: nn.Module) -> bool:
