@@ -62,13 +62,22 @@ def mplug() -> Model:
     return model
 
 
+def owl2() -> Model:
+    """mPLUG-Owl2 at a tiny size."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    sizes = {"eyes": {"vision": vision, "abstractor": ABSTRACTOR}, "language": LANGUAGE}
+    model = scops.create("mplug-owl2", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def text_only() -> Model:
     model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
     return model
 
 
-MODELS = {"owl": owl, "mplug": mplug, "text": text_only}
+MODELS = {"owl": owl, "mplug": mplug, "owl2": owl2, "text": text_only}
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (50, 40)) -> Image.Image:

@@ -53,6 +53,7 @@ class Origins:
 
 SYSTEMS = {
     "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b",)),
+    "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

@@ -1,6 +1,7 @@
 """Every stage of every recipe moves what it names, bit by bit nothing else."""
 
 from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 
 import pytest
@@ -11,11 +12,12 @@ from scops.connectors.abstractor import AbstractorSpec
 from scops.core.batch import Batch
 from scops.core.stage import Stage
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, owl_small
+from scops.systems import llama, mplug_owl, mplug_owl2, owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
+from tests.systems import test_mplug_owl2
 from tests.systems.test_mplug_owl import TINY
 
 SIDE, ROOM = 64, 4  # of the small owls below: pixels of a picture, tokens of a picture
@@ -28,6 +30,16 @@ MPLUG_OWL = {
     "code": ((EYES, ""), ((), "q v")),
     "abstract": ((EYES, ""), (BRIDGE, "q v")),
     "full": ((EYES, ""), (DECODER, "")),
+}
+MEDIA_EXPERTS = tuple(
+    f"language.blocks.{i}.{module}.experts.1."
+    for i in range(LANGUAGE.layers)
+    for module in ("attn.norm", "attn.body.k", "attn.body.v", "mlp.norm")
+)
+MPLUG_OWL2 = {
+    "paper": (((*EYES, *MEDIA_EXPERTS), ""), ((*EYES, *DECODER), "")),
+    "finetune": (((*BRIDGE, *DECODER), ""),),
+    "lora": ((BRIDGE, "q 0 1 o gate up down"),),  # k and v are of two experts
 }
 OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
@@ -61,7 +73,8 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 def two_steps(module: nn.Module, stage: Stage, batch: Batch) -> set[str]:
     """Paths that two real training steps changed."""
-    stage = replace(stage, lr=1e-2, warmup=0)  # so that rounding hides no movement
+    of = dict.fromkeys(stage.lr_of, 1e-2)
+    stage = replace(stage, lr=1e-2, lr_of=of, warmup=0)  # so that rounding hides no movement
     trainables = enter(module, stage)
     optimiser, before = Optimiser(trainables, module, stage=stage), snapshot(module)
     for done in range(2):
@@ -90,6 +103,30 @@ def test_stages_of_mplug_owl_move_exactly_what_they_name(recipe: str) -> None:
     follow(randomise(mplug_owl.build(spec)), mplug_owl.STAGES[recipe], MPLUG_OWL[recipe], pictures(14))
 
 
+@pytest.mark.parametrize("recipe", MPLUG_OWL2)
+def test_stages_of_mplug_owl2_move_exactly_what_they_name(recipe: str) -> None:
+    language = replace(LANGUAGE, tied=False, dim=128, hidden=130, kv_heads=2)  # adapters of rank 128 fit
+    eyes = test_mplug_owl2.TINY.eyes
+    eyes = replace(eyes, vision=replace(eyes.vision, layers=mplug_owl2.LAYERS))  # each has its learning rate
+    module = randomise(mplug_owl2.build(mplug_owl2.Spec(eyes, language)))
+    follow(module, mplug_owl2.STAGES[recipe], MPLUG_OWL2[recipe], pictures(14))
+
+
+def test_the_tower_of_mplug_owl2_learns_the_slower_the_deeper() -> None:
+    with torch.device("meta"):
+        system = mplug_owl2.build(mplug_owl2.SIZES["mplug-owl2-llama2-7b"])
+    align, _ = mplug_owl2.STAGES["paper"]
+    trainables = enter(system, align)
+    added = sum(p.numel() for path, p in trainables.items() if path.startswith("language."))
+    assert added == 32 * (2 * 4096 + 2 * 4096**2)
+    lrs = Optimiser(trainables, system, stage=align).lrs
+    block = [lrs[f"image.encoder.blocks.{i}.mlp.body.up.weight"] for i in range(24)]
+    assert all(low == pytest.approx(0.9 * high) for low, high in pairwise(block))
+    assert (block[-1], lrs["image.encoder.post_norm.weight"]) == (pytest.approx(0.9e-4), 1e-4)
+    assert lrs["image.encoder.patch.weight"] == lrs["image.encoder.cls"] == pytest.approx(0.9 * block[0])
+    assert lrs["image.connector.queries"] == lrs["language.blocks.31.attn.body.k.experts.1.weight"] == 1e-4
+
+
 @pytest.mark.parametrize("recipe", OWL_SMALL)
 def test_stages_of_owl_small_move_exactly_what_they_name(recipe: str) -> None:
     follow(small(SMALL), owl_small.STAGES[recipe], OWL_SMALL[recipe], pictures(SIDE))
@@ -102,7 +139,7 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
 
 @pytest.mark.parametrize(
     ("system", "recipes"),
-    [(mplug_owl, MPLUG_OWL), (owl_small, OWL_SMALL), (llama, LLAMA)],
+    [(mplug_owl, MPLUG_OWL), (mplug_owl2, MPLUG_OWL2), (owl_small, OWL_SMALL), (llama, LLAMA)],
     ids=lambda x: getattr(x, "PAPER", ""),
 )
 def test_no_recipe_is_left_out_here(system: ModuleType, recipes: dict) -> None:
