@@ -338,7 +338,7 @@ def test_a_tokenizer_that_is_too_big_is_refused(saved: Path, tmp_path: Path) -> 
     big = tiny.tokenizer().backend
     big.add_special_tokens([f"<more-{at}>" for at in range(20)])
     Tokenizer(big).save(folder)
-    with pytest.raises(ValueError, match="the tokenizer has 319 tokens, but the vocabulary of this llama is 307"):
+    with pytest.raises(ValueError, match=r"the tokenizer has 3\d\d tokens, but the vocabulary of this llama is 307"):
         scops.load(folder)
 
 

@@ -12,7 +12,7 @@ from scops.data.tokenizer import Tokenizer
 from scops.model import Model
 from tests.conftest import randomise
 
-SPECIALS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>"]
+SPECIALS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<image>", "<|endoftext|>"]
 VOCABULARY = 300
 LANGUAGE = {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": 307, "context": 160}
 ABSTRACTOR = {"dim": 12, "hidden": 20, "layers": 1, "heads": 2, "queries": 3}
@@ -71,13 +71,23 @@ def owl2() -> Model:
     return model
 
 
+def owl21() -> Model:
+    """mPLUG-Owl2.1 at a tiny size, trained on documents shorter than what it is asked."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    language = {name: LANGUAGE[name] for name in ("dim", "hidden", "layers", "heads", "vocab", "context")}
+    sizes = {"eyes": {"vision": vision, "abstractor": ABSTRACTOR}, "language": language | {"trained": 24}}
+    model = scops.create("mplug-owl2.1", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def text_only() -> Model:
     model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
     return model
 
 
-MODELS = {"owl": owl, "mplug": mplug, "owl2": owl2, "text": text_only}
+MODELS = {"owl": owl, "mplug": mplug, "owl2": owl2, "owl21": owl21, "text": text_only}
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (50, 40)) -> Image.Image:

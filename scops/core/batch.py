@@ -117,6 +117,8 @@ class Batch:
         tiles: by kind, which pictures make which item; a kind that is not named has one whole picture per item.
         media: by kind, prepared pictures of all rows (I, C, height, width).
         features: by kind, what the encoder made of them (I, P, D), when that is known already.
+        opened: tokens of each row when its conversation was opened, where that is not `lengths`: in a batch that brings a
+            part of it, or what was written since.
         connected: by kind, what the connector made (R, D), when that is known already: a row for each of
             `where.index_R`, also where a batch brings only a part of an item.
     """
@@ -133,6 +135,7 @@ class Batch:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     connected: Mapping[str, Tensor] = field(default_factory=dict)
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    opened: tuple[int, ...] | None = None
     names: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
 
@@ -144,6 +147,17 @@ class Batch:
     def tokens(self) -> int:
         """Tokens that are not padding."""
         return sum(self.lengths)
+
+    @property
+    def opened_BT(self) -> np.ndarray:
+        """For each token the tokens of its document when that was opened; padding belongs to the last document."""
+        made_BT = np.empty(self.ids_BT.shape, np.int64)
+        for row, (starts, length) in enumerate(zip(self.documents, self.lengths, strict=True)):
+            for start, end in zip(starts, (*starts[1:], length), strict=True):
+                made_BT[row, start:] = end - start
+        if self.opened is not None:
+            made_BT[:] = np.array(self.opened)[:, None]
+        return made_BT
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on a device."""

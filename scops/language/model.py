@@ -1,7 +1,7 @@
 """A language model is an embedding, blocks, a norm and a head; what the blocks do is their own affair."""
 
 # B rows, T tokens, D width, V vocabulary
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -15,6 +15,7 @@ class LanguageModel(nn.Module):
     Args:
         head: a projection, or None for one tied to the embedding.
         window: how far back a token sees (Mistral's sliding window); None for all the way.
+        stretch: of so many tokens, what their keys depend on besides all that stands before them (DynamicNtk.stretch).
     """
 
     def __init__(
@@ -25,8 +26,10 @@ class LanguageModel(nn.Module):
         norm: nn.Module,
         head: nn.Module | None,
         window: int | None = None,
+        stretch: Callable[[int], int] | None = None,
     ):
         super().__init__()
+        self.stretch = stretch
         self.embed, self.blocks, self.norm, self.window = embed, nn.ModuleList(blocks), norm, window
         if head is not None:
             self.head = head

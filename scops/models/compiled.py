@@ -53,7 +53,9 @@ class CompiledSteps:
     def hidden(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         """As LanguageModel.hidden."""
         cache = ctx.cache
-        if x_BTD.shape[1] != 1 or not isinstance(cache, FixedCache) or torch.is_grad_enabled() or ctx.memories:
+        if x_BTD.shape[1] != 1 or not isinstance(cache, FixedCache) or torch.is_grad_enabled():
+            return self.language.hidden(x_BTD, ctx)
+        if ctx.memories or ctx.stretch_BT is not None:
             return self.language.hidden(x_BTD, ctx)
         size = len(x_BTD), cache.capacity
         if size not in self.seen:

@@ -5,6 +5,7 @@
 from dataclasses import replace
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -116,10 +117,19 @@ class MultimodalDecoder(nn.Module):
             if self.language.window is not None and tokens > self.language.window:
                 mask = mask & Window(self.language.window)
             seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
-        ctx = Context(batch.positions_BT, seen, batch.route, cache=cache)
+        ctx = Context(batch.positions_BT, seen, batch.route, cache=cache, stretch_BT=self._stretch(batch))
         for kind, tokens_MQD in self.connect(batch).items():
             x_BTD, ctx = self.input(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
         return x_BTD, ctx
+
+    def _stretch(self, batch: Batch) -> Tensor | None:
+        """(B, T), as in Context; a language model that learns is not stretched."""
+        stretch = self.language.stretch
+        if stretch is None or self.language.training:
+            return None
+        tokens, index_BT = np.unique(batch.opened_BT, return_inverse=True)
+        by_tokens = torch.tensor([stretch(count) for count in tokens.tolist()])
+        return by_tokens[torch.from_numpy(index_BT).reshape(batch.ids_BT.shape)].to(batch.ids_BT.device)
 
     def hidden(self, batch: Batch) -> Tensor:
         return self.language.hidden(*self.read(batch))
@@ -182,7 +192,7 @@ class CachedSession:
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=x_BTD.device), lengths_B - 1]
         self.logits_BV = self.steps.logits(last_BD)
         self.position_B = lengths_B
-        self.ctx = replace(ctx, route=None)
+        self.ctx = replace(ctx, route=None, stretch_BT=None if ctx.stretch_BT is None else ctx.stretch_BT[:, :1])
 
     def step(self, ids_B: Tensor) -> Tensor:
         language = self.system.language
@@ -198,3 +208,5 @@ class CachedSession:
     def select(self, rows_R: Tensor) -> None:
         self.cache.select(rows_R)
         self.position_B, self.logits_BV = self.position_B[rows_R], self.logits_BV[rows_R]
+        if self.ctx.stretch_BT is not None:
+            self.ctx = replace(self.ctx, stretch_BT=self.ctx.stretch_BT[rows_R])

@@ -42,5 +42,6 @@ def _longer(row: Batch, id_1: Tensor) -> Batch:
         ids_BT=torch.cat([row.ids_BT, id_1[None]], 1),
         positions_BT=torch.cat([row.positions_BT, row.positions_BT[:, -1:] + 1], 1),
         lengths=(row.lengths[0] + 1,),
+        opened=row.opened or row.lengths,
         route=route,
     )

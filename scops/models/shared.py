@@ -38,6 +38,8 @@ class Row:
 
     Args:
         ids: of the prompt and what was written since.
+        opened: how many of them are the prompt.
+        before: what keys depend on besides all that stands before them, as the digest of what stands before the first page.
         paged: those of them that stand in pages.
         names: digests of its full pages, as far as they were asked for.
         made: by item number, tokens of pictures that are not wholly in pages yet.
@@ -46,6 +48,8 @@ class Row:
     example: Example
     items: tuple[Item, ...]
     ids: list[int]
+    opened: int
+    before: bytes = b""
     paged: PagedRow = field(default_factory=PagedRow)
     names: list[bytes] = field(default_factory=list)
     made: dict[int, Tensor] = field(default_factory=dict)
@@ -58,7 +62,7 @@ class Row:
         """The digest of a full page: of all before it, its ids, and the media whose tokens stand in it."""
         while len(self.names) <= page:
             start = len(self.names) * size
-            before = self.names[-1] if self.names else b""
+            before = self.names[-1] if self.names else self.before
             self.names.append(content(before, self.ids[start : start + size], start, self.items))
         return self.names[page]
 
@@ -67,7 +71,7 @@ def content(before: bytes, ids: Sequence[int], start: int, items: Sequence[Item]
     """sha256 of everything that the keys and values of a page depend on.
 
     Args:
-        before: the same of the page before; b"" for the first.
+        before: the same of the page before; for the first, the row's own.
         start: where the page begins in its row.
     """
     end, words, media = start + len(ids), list(ids), []
@@ -92,7 +96,9 @@ class PagedSession:
         return self.pool.free
 
     def open(self, example: Example) -> Row:
-        return Row(example, items_of(example), example.ids_T.tolist())
+        stretch, opened = self.system.language.stretch, len(example)
+        before = b"" if stretch is None else repr(stretch(opened)).encode()
+        return Row(example, items_of(example), example.ids_T.tolist(), opened, before)
 
     def needs(self, row: Row) -> int:
         others = sum(self.pool.held[page] > 0 for page in self._found(row))
@@ -132,6 +138,7 @@ class PagedSession:
         cache.reserve([1] * len(rows))
         ids_B = ids_B.to(self.pool.device)
         batch = Batch(ids_B[:, None], cache.lengths_B[:, None], (1,) * len(rows), ((0,),) * len(rows))
+        batch = replace(batch, opened=tuple(row.opened for row in rows))
         hidden_B1D = self._hidden(batch, cache)
         for row, token in zip(rows, ids_B.tolist(), strict=True):
             row.ids.append(token)
@@ -155,7 +162,8 @@ class PagedSession:
             connected.setdefault(item.kind, []).append(row.made[n][taken])
         ids = np.array(row.ids)
         batch = part(replace(row.example, ids_T=ids, learn_T=np.zeros(len(ids), np.bool_)), start, end)
-        batch = replace(batch, connected={kind: torch.cat(some) for kind, some in connected.items()})
+        connected_by = {kind: torch.cat(some) for kind, some in connected.items()}
+        batch = replace(batch, connected=connected_by, opened=(row.opened,))
         return batch.to(weight.device)
 
     def _hidden(self, batch: Batch, cache: PagedCache) -> Tensor:

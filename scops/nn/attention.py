@@ -12,7 +12,7 @@ from scops.nn.cache import Pair
 from scops.nn.context import Context
 from scops.ops.attention import attend
 from scops.ops.masks import Seen, earlier
-from scops.ops.rope import Rope, turned
+from scops.ops.rope import Turns, turned
 
 
 class Attention(Contextual):
@@ -31,7 +31,7 @@ class Attention(Contextual):
         v: nn.Module,
         o: nn.Module,
         head_dim: int,
-        rope: Rope | None = None,
+        rope: Turns | None = None,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
     ):
@@ -44,7 +44,7 @@ class Attention(Contextual):
     def turns(self, ctx: Context, dtype: torch.dtype) -> Pair:
         assert self.rope is not None
         assert ctx.positions_BT is not None, "a rope needs positions in the context"
-        cos, sin = self.rope.turns(ctx.positions_BT)
+        cos, sin = self.rope.turns(ctx.positions_BT, ctx.stretch_BT)
         return cos.to(dtype), sin.to(dtype)
 
     def heads(self, projection: nn.Module, x_BTD: Tensor, ctx: Context) -> Tensor:

@@ -35,6 +35,8 @@ class Context:
         visible: for self-attention.
         route: which expert of a Routed module treats which token; None sends all to the first.
         items_seen_BT: media items met up to and including each token.
+        stretch_BT: how often the trained length was doubled to hold the token's document (dynamic NTK); None where no
+            rope asks.
         worked_out: what sub-layers of this forward have worked out of the context once for all of them; begins empty in
             every context, also in one made by `replace`.
     """
@@ -45,6 +47,7 @@ class Context:
     items_seen_BT: Tensor | None = None
     memories: Mapping[str, Memory] = field(default_factory=dict)
     cache: Cache | None = None
+    stretch_BT: Tensor | None = None
     worked_out: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -68,4 +71,4 @@ def _register(kind: type, tensors: tuple[str, ...]) -> None:
 
 _register(Route, ("index", "inverse_R"))
 _register(Memory, ("features_BSD", "item_BS", "positions_BS"))
-_register(Context, ("positions_BT", "route", "items_seen_BT", "memories"))
+_register(Context, ("positions_BT", "route", "items_seen_BT", "memories", "stretch_BT"))

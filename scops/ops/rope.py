@@ -4,9 +4,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Turns(Protocol):
+    """What attention asks of any rope: cos and sin, float32 (B, 1, T, H).
+
+    Args:
+        stretch_BT: as in the context; None is all 0.
+    """
+
+    def turns(self, positions_BT: Tensor, stretch_BT: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -21,11 +33,49 @@ class Rope:
     frequencies: tuple[float, ...]
     amplitude: float = 1.0
 
-    def turns(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, float32 (B, 1, T, H), of these positions."""
+    def turns(self, positions_BT: Tensor, stretch_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same for documents of any length."""
         frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions_BT.device)
         angles_B1TH = (positions_BT[:, None, :, None].float() * frequencies).repeat(1, 1, 1, 2)
         return angles_B1TH.cos() * self.amplitude, angles_B1TH.sin() * self.amplitude
+
+
+MOST_STRETCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicNtk:
+    """Slower turns for documents beyond the trained length, by its doublings (Qwen, QwenLM/Qwen-7B modeling_qwen.py).
+
+    With k doublings the base is base * a ** (H / (H - 2)), a = 2 ** (k + 1) - 1; without any it is the base itself.
+
+    Args:
+        trained: tokens.
+    """
+
+    head_dim: int
+    base: float
+    trained: int
+
+    def stretch(self, tokens: int) -> int:
+        """How often the trained length is doubled until it holds so many tokens."""
+        doublings = max(0, (tokens - 1) // self.trained).bit_length()
+        if doublings >= MOST_STRETCH:
+            raise ValueError(
+                f"{tokens} tokens are {doublings} doublings of {self.trained}; there are {MOST_STRETCH - 1}"
+            )
+        return doublings
+
+    @cached_property
+    def frequencies(self) -> tuple[tuple[float, ...], ...]:
+        power = self.head_dim / (self.head_dim - 2)
+        return tuple(_frequencies(self.head_dim, self.base * (2 ** (k + 1) - 1) ** power) for k in range(MOST_STRETCH))
+
+    def turns(self, positions_BT: Tensor, stretch_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        stretch_BT = torch.zeros_like(positions_BT) if stretch_BT is None else stretch_BT
+        frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions_BT.device)[stretch_BT]
+        angles_B1TH = (positions_BT[..., None].float() * frequencies)[:, None].repeat(1, 1, 1, 2)
+        return angles_B1TH.cos(), angles_B1TH.sin()
 
 
 def turned(x_BNTH: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor) -> Tensor:

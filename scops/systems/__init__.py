@@ -54,6 +54,7 @@ class Origins:
 SYSTEMS = {
     "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b",)),
     "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
+    "mplug-owl2.1": System("scops.systems.mplug_owl21", ("mplug-owl2.1",)),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

@@ -12,12 +12,12 @@ from scops.connectors.abstractor import AbstractorSpec
 from scops.core.batch import Batch
 from scops.core.stage import Stage
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, mplug_owl2, owl_small
+from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl21, owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
-from tests.systems import test_mplug_owl2
+from tests.systems import test_mplug_owl2, test_mplug_owl21
 from tests.systems.test_mplug_owl import TINY
 
 SIDE, ROOM = 64, 4  # of the small owls below: pixels of a picture, tokens of a picture
@@ -41,6 +41,7 @@ MPLUG_OWL2 = {
     "finetune": (((*BRIDGE, *DECODER), ""),),
     "lora": ((BRIDGE, "q 0 1 o gate up down"),),  # k and v are of two experts
 }
+MPLUG_OWL21 = {"finetune": MPLUG_OWL2["finetune"], "lora": ((BRIDGE, "0 1 o gate up down"),)}
 OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
     "owl-nano": ((("image.connector.", "language.embed."), ""), (DECODER, ""), (DECODER, "")),
@@ -112,6 +113,13 @@ def test_stages_of_mplug_owl2_move_exactly_what_they_name(recipe: str) -> None:
     follow(module, mplug_owl2.STAGES[recipe], MPLUG_OWL2[recipe], pictures(14))
 
 
+@pytest.mark.parametrize("recipe", MPLUG_OWL21)
+def test_stages_of_mplug_owl21_move_exactly_what_they_name(recipe: str) -> None:
+    tiny = test_mplug_owl21.TINY
+    module = randomise(mplug_owl21.build(replace(tiny, language=replace(tiny.language, dim=128, hidden=130))))
+    follow(module, mplug_owl21.STAGES[recipe], MPLUG_OWL21[recipe], pictures(14))
+
+
 def test_the_tower_of_mplug_owl2_learns_the_slower_the_deeper() -> None:
     with torch.device("meta"):
         system = mplug_owl2.build(mplug_owl2.SIZES["mplug-owl2-llama2-7b"])
@@ -139,7 +147,13 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
 
 @pytest.mark.parametrize(
     ("system", "recipes"),
-    [(mplug_owl, MPLUG_OWL), (mplug_owl2, MPLUG_OWL2), (owl_small, OWL_SMALL), (llama, LLAMA)],
+    [
+        (mplug_owl, MPLUG_OWL),
+        (mplug_owl2, MPLUG_OWL2),
+        (mplug_owl21, MPLUG_OWL21),
+        (owl_small, OWL_SMALL),
+        (llama, LLAMA),
+    ],
     ids=lambda x: getattr(x, "PAPER", ""),
 )
 def test_no_recipe_is_left_out_here(system: ModuleType, recipes: dict) -> None:
