@@ -16,7 +16,7 @@ from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, Contextual, PreNorm, Routed, run
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
-from scops.ops.rope import DynamicNtk, Turns, plain
+from scops.ops.rope import DynamicNtk, Rotary, plain
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def qwen(spec: QwenSpec) -> LanguageModel:
     )
 
 
-def block(spec: QwenSpec, rope: Turns) -> Block:
+def block(spec: QwenSpec, rope: Rotary) -> Block:
     q, k, v = (Routed(*(nn.Linear(spec.dim, spec.dim) for _ in range(EXPERTS))) for _ in range(3))
     asks = Sharpened(q, spec.trained) if spec.sharpened else q
     o = nn.Linear(spec.dim, spec.dim, bias=spec.bias)

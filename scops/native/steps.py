@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scops.language.model import LanguageModel
+from scops.language.qwen import Sharpened
 from scops.native.library import library
 from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
 from scops.native.pages import PagesStruct
@@ -20,7 +21,7 @@ from scops.nn.cache import Paged
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
 from scops.ops.masks import Behind, Causal
-from scops.ops.rope import Rope
+from scops.ops.rope import Rotary
 
 MOST_QUERIES = 64 * 256
 """Numbers of one key head's queries (heads x width)."""
@@ -85,7 +86,7 @@ class Turns:
         self.positions_BT = positions_BT
         self.made: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, rope: Rope) -> tuple[int, int]:
+    def __call__(self, rope: Rotary) -> tuple[int, int]:
         if id(rope) not in self.made:
             assert self.positions_BT is not None, "a rope needs positions in the context"
             cos, sin = rope.turns(self.positions_BT)
@@ -130,7 +131,9 @@ class Steps:
         self.runs = [
             (known, list(some)) for known, some in groupby(sublayers, key=lambda planned: isinstance(planned, Known))
         ]
-        self.routed = any(isinstance(part, Routed) for part in language.modules())
+        parts = list(language.modules())
+        self.routed = any(isinstance(part, Routed) for part in parts)
+        self.trained = min((part.trained for part in parts if isinstance(part, Sharpened)), default=None)
         self.head = matrix_of(language.projection())
         self.room = torch.empty(0, dtype=torch.uint8)
         self.brief = bool(cast(ctypes.CDLL, library()).multiplies_bfloat16())
@@ -141,16 +144,23 @@ class Steps:
         return [known for known, some in self.runs for _ in some]
 
     def takes(self, x_BTD: Tensor, ctx: Context) -> bool:
-        """Few tokens, a cache with pages, and nothing to be differentiated; of routed parts the first expert alone.
+        """Few tokens, a cache with pages, and nothing to be differentiated.
+
+        Of routed parts the first expert alone; nothing beyond a trained length, where queries and ropes change.
 
         Several tokens per row only where the processor multiplies bfloat16; torch's float32 products are better for many.
         """
         if x_BTD.dtype not in FORMATS or x_BTD.shape[:2].numel() > MOST_ROWS or torch.is_grad_enabled():
             return False
-        if self.routed and ctx.route is not None:
+        if (self.routed and ctx.route is not None) or self._is_beyond(ctx):
             return False
         one = x_BTD.shape[1] == 1 or (x_BTD.dtype is torch.bfloat16 and self.brief)
         return one and isinstance(ctx.visible, Causal | Behind) and isinstance(ctx.cache, Paged)
+
+    def _is_beyond(self, ctx: Context) -> bool:
+        if ctx.stretch_BT is not None and ctx.stretch_BT.any():
+            return True
+        return self.trained is not None and ctx.positions_BT is not None and int(ctx.positions_BT.max()) >= self.trained
 
     def hidden(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         """As LanguageModel.hidden."""
@@ -258,7 +268,8 @@ def _norm(norm: nn.Module) -> Norm | None:
 
 
 def _first(module: nn.Module) -> nn.Module:
-    """What treats tokens where a context has no route."""
+    """What treats tokens where a context has no route and nothing is beyond the trained length."""
+    module = module.body if type(module) is Sharpened else module
     return module.experts[0] if type(module) is Routed else module
 
 

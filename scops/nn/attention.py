@@ -12,7 +12,7 @@ from scops.nn.cache import Pair
 from scops.nn.context import Context
 from scops.ops.attention import attend
 from scops.ops.masks import Seen, earlier
-from scops.ops.rope import Turns, turned
+from scops.ops.rope import Rotary, turned
 
 
 class Attention(Contextual):
@@ -31,7 +31,7 @@ class Attention(Contextual):
         v: nn.Module,
         o: nn.Module,
         head_dim: int,
-        rope: Turns | None = None,
+        rope: Rotary | None = None,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
     ):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Turns(Protocol):
+class Rotary(Protocol):
     """What attention asks of any rope: cos and sin, float32 (B, 1, T, H).
 
     Args:

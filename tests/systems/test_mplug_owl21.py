@@ -12,6 +12,8 @@ from scops.data.collate import pack
 from scops.data.processor import Processor
 from scops.models.decoder import CachedSession, MultimodalDecoder
 from scops.models.recompute import Recompute
+from scops.native.library import library
+from scops.native.steps import Steps
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.ops.rope import DynamicNtk
 from scops.systems import mplug_owl21
@@ -169,6 +171,18 @@ def test_cached_sessions_equal_recompute_though_they_grow_beyond_the_trained_len
     session.select(chosen)
     slow.select(chosen)
     assert close(session.step(ids_BS[:4, 0]), slow.step(ids_BS[:4, 0]))
+
+
+@torch.no_grad()
+@pytest.mark.skipif(library() is None, reason="no compiler here")
+@pytest.mark.parametrize("trained", [9, 64])
+def test_kernels_take_steps_within_the_trained_length_and_no_others(trained: int) -> None:
+    system = randomise(mplug_owl21.build(replace(TINY, language=replace(LANGUAGE, trained=trained))))
+    assert all(Steps(system.language).known)
+    made, ids_BS = rows()[2:5], torch.randint(1, 50, (3, STEPS))
+    fast = CachedSession(system, batch_of(*made), FixedCache(3, 40))
+    slow = CachedSession(system, batch_of(*made), FixedCache(3, 40), steps=system.language)
+    assert close(follow(fast, ids_BS), follow(slow, ids_BS))
 
 
 @torch.no_grad()
