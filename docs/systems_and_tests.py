@@ -51,10 +51,32 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[mplug]",
         },
     ),
+    Row(
+        "mplug-owl2", "mPLUG-Owl2", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl2.test_full_size_has_the_published_count_and_names",
+            READS: "systems.test_mplug_owl2.test_keys_round_trip_bitwise_with_the_tables_that_they_compute",
+            EQUAL: "systems.test_mplug_owl2.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_mplug_owl2.test_cached_sessions_equal_recompute_for_pictures_anywhere",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl2_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl2]",
+        },
+    ),
+    Row(
+        "mplug-owl2.1", "mPLUG-Owl2.1", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl21.test_full_size_has_the_published_count_and_names",
+            READS: "systems.test_mplug_owl21.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug_owl21.test_every_probe_equals_the_reference_within_and_beyond_the_trained_length",
+            CACHED: "systems.test_mplug_owl21.test_cached_sessions_equal_recompute_though_they_grow_beyond_the_trained_length",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl21_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl21]",
+        },
+    ),
     *planned(
         "mPLUG family",
-        mplug_owl_video="mPLUG-Owl (video)", mplug_owl_bloomz="mPLUG-Owl (BLOOMZ)", mplug_owl2="mPLUG-Owl2",
-        mplug_owl2_1="mPLUG-Owl2.1", mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
+        mplug_owl_video="mPLUG-Owl (video)", mplug_owl_bloomz="mPLUG-Owl (BLOOMZ)",
+        mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
         docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
     ),
     Row(

@@ -68,7 +68,7 @@ def qwen(spec: QwenSpec) -> LanguageModel:
         [block(spec, rope) for _ in range(spec.layers)],
         norm=nn.RMSNorm(spec.dim, spec.eps),
         head=nn.Linear(spec.dim, spec.vocab, bias=False),
-        stretch=stretching and stretching.stretch,
+        stretch=None if stretching is None else stretching.stretch,
     )
 
 

@@ -9,14 +9,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from scops.checkpoints.hub_clip import HUB_CLIP
+from scops.checkpoints.hub_llama import HUB_LLAMA
+from scops.checkpoints.hub_modality_adaptive import LLAMA_INTO_BOTH
 from scops.checkpoints.keymap import KeyMap, KeyMismatch
+from scops.checkpoints.sources import Source, assemble
 from scops.connectors.abstractor import FixedPlaces, VisualAbstractor
 from scops.core.batch import Batch, Example
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pad
 from scops.data.image import prepare
 from scops.data.processor import Processor
-from scops.models.decoder import CachedSession
+from scops.encoders.vit import Vit
+from scops.language.llama import llama
+from scops.models.decoder import CachedSession, MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl2
@@ -220,6 +226,30 @@ def test_full_size_has_the_published_count_and_names() -> None:
         assert shapes[f"model.layers.31.post_attention_layernorm.multiway.{expert}.weight"] == (4096,)
     assert shapes["model.layers.31.mlp.gate_proj.weight"] == (11008, 4096)
     assert shapes["lm_head.weight"] == (32000, 4096)
+
+
+@torch.no_grad()
+def test_training_may_begin_with_a_plain_llama_a_clip_tower_and_a_fresh_abstractor() -> None:
+    words, eyes = randomise(llama(LANGUAGE)), randomise(Vit(VISION))
+    system = mplug_owl2.build(TINY)
+    sources = [
+        Source(HUB_LLAMA.save(words.state_dict()), LLAMA_INTO_BOTH, "language"),
+        Source(HUB_CLIP.save(eyes.state_dict()), HUB_CLIP, "image.encoder"),
+    ]
+    assemble(system, sources, fresh=("image.connector",))
+    for first, second in _experts(system.language):
+        assert torch.equal(first, second)
+    alone = batch_of(example([1, 2, 3]))
+    assert close(system.eval()(alone), MultimodalDecoder(words)(alone))
+    pixels = torch.randn(1, 3, 14, 14)
+    assert close(system.image.encoder(pixels), eyes(pixels))
+
+
+def _experts(language: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
+    state = language.state_dict()
+    firsts = [name for name in state if ".experts.0." in name]
+    assert len(firsts) == 4 * LANGUAGE.layers
+    return [(state[name], state[name.replace(".experts.0.", ".experts.1.")]) for name in firsts]
 
 
 # Rows and sessions ----------------------------------------------------------------------------------------------------
