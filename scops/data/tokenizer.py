@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from scops.checkpoints.write import save_json, save_text
 from scops.core.names import nearest
+from scops.data import tiktoken
 from scops.data.sentencepiece import build, read_model
 
 ROLES = ("bos", "eos", "pad")
@@ -54,7 +55,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """tokenizer.json, or else a SentencePiece model; bos, eos and pad from tokenizer_config.json or the model."""
+        """tokenizer.json, or a SentencePiece model, or Qwen's ranks; bos, eos, pad from tokenizer_config.json or the model."""
         folder = Path(folder)
         named = _roles(folder)
         if (folder / "tokenizer.json").is_file():
@@ -63,7 +64,11 @@ class Tokenizer:
             if (folder / name).is_file():
                 pieces = read_model(folder / name)
                 return cls(build(pieces), **({role: pieces.token(role) for role in ROLES} | named))
-        raise FileNotFoundError(f"{folder} has no tokenizer; expected tokenizer.json or one of {', '.join(MODELS)}")
+        if (folder / tiktoken.QWEN).is_file():
+            backend = tiktoken.build(tiktoken.read_ranks(folder / tiktoken.QWEN))
+            return cls(backend, **({"eos": tiktoken.QWEN_END, "pad": tiktoken.QWEN_END} | named))
+        names = ", ".join((*MODELS, tiktoken.QWEN))
+        raise FileNotFoundError(f"{folder} has no tokenizer; expected tokenizer.json or one of {names}")
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words."""

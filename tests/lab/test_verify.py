@@ -19,7 +19,10 @@ def bad(folder: Path, golden: Path | None = None) -> dict[str, str]:
     return {finding.check: finding.says for finding in look(folder, golden) if not finding.good}
 
 
-@pytest.mark.parametrize(("name", "layout"), [("owl", "scops"), ("mplug", "authors"), ("text", "transformers")])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("owl", "scops"), *((name, "authors") for name in ("mplug", "owl2", "owl21")), ("text", "transformers")],
+)
 def test_a_whole_folder_has_nothing_wrong(name: str, layout: str, tmp_path: Path) -> None:
     model = tiny.MODELS[name]()
     folder = model.save(tmp_path / "m", layout)
