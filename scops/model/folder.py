@@ -16,7 +16,7 @@ from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
 from scops.native.quantise import roles_of
-from scops.systems import SYSTEMS, module_of, spec_from_json
+from scops.systems import SYSTEMS, module_of, spec_from_json, spec_to_json
 
 CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
     "config.json", "processor_config.json", "generation_config.json", "chat_template.jinja"
@@ -111,7 +111,7 @@ def write_folder(
         "system": config.system,
         "size": config.size,
         "layout": config.layout,
-        "spec": asdict(config.spec),
+        "spec": spec_to_json(config.spec),
     }
     if config.lora:
         section["lora"] = [asdict(group) for group in config.lora]
