@@ -57,6 +57,7 @@ KIND = "kind"
 
 SYSTEMS = {
     "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b", "mplug-owl-bloomz-7b-multilingual")),
+    "mplug-owl-video": System("scops.systems.mplug_owl_video", ("mplug-owl-llama-7b-video",)),
     "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
     "mplug-owl2.1": System("scops.systems.mplug_owl21", ("mplug-owl2.1",)),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
