@@ -15,7 +15,8 @@ from scops.train.batches import Batcher
 from scops.train.features import Features
 from scops.train.run import Plan
 from scops.train.stage import enter
-from tests.conftest import close, example, randomise
+from tests.conftest import close, randomise
+from tests.conftest import example as row_of
 from tests.systems.test_mplug_owl_video import ROOM, TINY
 from tests.train.toy import STAGES, Toy, Writer, go, rows, run
 
@@ -112,7 +113,7 @@ def test_frames_of_a_clip_are_encoded_together_and_known_one_by_one():
     pictures = {digest: torch.randn(3, 14, 14) for _, digests in clips for digest in digests}
     examples = [
         replace(
-            example([1, *[0] * ROOM], ((1, ROOM, (WHOLE,) * count),), [pictures[digest] for digest in digests]),
+            row_of([1, *[0] * ROOM], ((1, ROOM, (WHOLE,) * count),), [pictures[digest] for digest in digests]),
             digests={"image": tuple(digests)},
         )
         for count, digests in clips

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from scops.core.names import nearest
 from scops.core.sample import Media, Text, Turn
 from scops.data.errors import MediaError, RowError
-from scops.data.image import is_url, unpack_url
+from scops.data.source import is_url, unpack_url
 
 MARKER = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
