@@ -97,7 +97,24 @@ def mplug_bloomz() -> Model:
     return model
 
 
-MODELS = {"owl": owl, "mplug": mplug, "mplug_bloomz": mplug_bloomz, "owl2": owl2, "owl21": owl21, "text": text_only}
+def mplug_video() -> Model:
+    """Pictures, and clips of three frames."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    sizes = {
+        "vision": vision,
+        "abstractor": ABSTRACTOR | {"hidden": 256},
+        "language": LANGUAGE | {"context": 240},
+        "frames": 3,
+    }
+    model = scops.create("mplug-owl-video", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+MODELS = {
+    "owl": owl, "mplug": mplug, "mplug_bloomz": mplug_bloomz, "mplug_video": mplug_video, "owl2": owl2, "owl21": owl21,
+    "text": text_only,
+}  # fmt: skip
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (50, 40)) -> Image.Image:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from scops.core.layout import WHOLE, ClipLayout, Cut, MediaLayout, Piece, Place, Slot
 from scops.core.sample import Media, Sample
@@ -31,7 +32,10 @@ class Picture:
 
     def pictures(self) -> np.ndarray:
         """(I, C, height, width)"""
-        return tiles(decode(self.source, self.name), self.layout.pixels, self.cut, name=self.name)
+        return tiles(self.unpack(), self.layout.pixels, self.cut, name=self.name)
+
+    def unpack(self) -> Image.Image:
+        return decode(self.source, self.name)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,10 @@ class Frames:
 
     def pictures(self) -> np.ndarray:
         """(I, C, height, width)"""
-        chosen = video.frames(self.source, self.numbers, self.name)
-        return np.stack([prepare(frame, self.layout.pixels, name=self.name) for frame in chosen])
+        return np.stack([prepare(frame, self.layout.pixels, name=self.name) for frame in self.unpack()])
+
+    def unpack(self) -> list[Image.Image]:
+        return video.frames(self.source, self.numbers, self.name)
 
 
 Item = Picture | Frames

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -28,6 +29,13 @@ HEAD = 4096
 """Bytes of a file that are looked at first."""
 
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+def is_video(source: object) -> bool:
+    """By a file's name, or by what a data URL says that it holds; bytes alone do not tell."""
+    if isinstance(source, str) and is_url(source):
+        return source.startswith("data:video/")
+    return isinstance(source, Path | str) and Path(source).suffix.lower() in SUFFIXES
 
 
 @dataclass(frozen=True)

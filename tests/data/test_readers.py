@@ -128,12 +128,12 @@ BAD = {
         "conversations": [*said("x"), {"from": "gpt", "value": "x", "loss": "no"}],
     },
     "no 'conversations', which the first row has; did you mean 'conversation'": {"conversation": said("x")},
-    "no picture in it and none left": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+    "no image in it and none left": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
     "1 of 2 images stand in no part": {
         "messages": [{"role": "user", "content": [{"type": "image"}]}],
         "images": ["a", "b"],
     },
-    "{'type': 'video'}": {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+    "{'type': 'sound'}": {"messages": [{"role": "user", "content": [{"type": "sound"}]}]},
     "'messages' is": {"messages": ["x"]},
 }
 

@@ -2,19 +2,26 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import scops
 from scops.core.batch import Example, Tiles
 from scops.core.layout import WHOLE, Slot
+from scops.data.messages import sample_of
+from scops.model import Model
 from scops.models.decoder import CachedSession, MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl, mplug_owl_video
+from tests import tiny
 from tests.conftest import Golden, batch_of, close, example, randomise
+from tests.data.test_documents import pdf
+from tests.films import film
 
 FULL = mplug_owl_video.SIZES["mplug-owl-llama-7b-video"]
 TINY = mplug_owl_video.Spec(
@@ -209,3 +216,59 @@ def test_every_frame_and_their_order_reach_the_text() -> None:
     for other in others:
         after = system(batch_of(replace(one, media={"image": other})))[0, -1]
         assert (after - before).abs().max() > 1e-3
+
+
+# From a file to an answer ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    made = tiny.mplug_video()
+    with torch.no_grad():
+        for project in (made.module.image.connector.abstractor.project, made.module.image.connector.project):
+            project.weight *= 30  # random pictures speak softly
+    return made
+
+
+def test_a_video_a_picture_and_a_document_are_asked_about(model: Model, tmp_path: Path) -> None:
+    clip, report = tmp_path / "a.mp4", tmp_path / "report.pdf"
+    content = film(clip, 9, size=(40, 50))
+    pdf(report)
+    asks = [
+        ["what is this?", [clip]],
+        ["what is this?", [tiny.picture(), clip]],
+        ["what is this?", [report]],
+        ["what is this?", [f"{report}#page=2"]],
+    ]
+    said = [model.chat(words, media, max_tokens=8) for words, media in asks]
+    assert len(set(said)) > 1
+    assert model.chat("what is this?", videos=[content], max_tokens=8) == said[0]
+    assert model.chat([clip, "what is this?"], max_tokens=8) == said[0]
+    typed = [{"type": "video", "video": str(clip)}, {"type": "text", "text": "what is this?"}]
+    assert model.chat([{"role": "user", "content": typed}], max_tokens=8) == said[0]
+    assert model.generate([[clip, "what is this?"], ["hm"], [report, "what is this?"]], max_tokens=8)[::2] == said[::2]
+
+
+def test_another_clip_changes_what_is_read(model: Model, tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 9)
+    film(tmp_path / "b.mp4", 9, turned=180)
+    made = [model.processor(sample_of("hm", [tmp_path / name]), reply=True) for name in ("a.mp4", "b.mp4")]
+    with torch.no_grad():
+        first, second = (model.module(batch_of(one))[0, -1] for one in made)
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_a_folder_says_which_of_the_two_systems_it_is_by_its_weights(model: Model, tmp_path: Path) -> None:
+    """The authors' config.json is the same."""
+    model.save(tmp_path / "video", "authors")
+    with_pictures = tiny.mplug()
+    with_pictures.save(tmp_path / "image", "authors")
+    for name, kept in (("video", model), ("image", with_pictures)):
+        content = json.loads((tmp_path / name / "config.json").read_text())
+        del content["scops"]
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+        (tmp_path / name / "processor_config.json").unlink()  # only ours tell how many frames
+        back = scops.load(tmp_path / name)
+        assert (back.system, type(back.spec)) == (kept.system, type(kept.spec))
+        state = kept.module.state_dict()
+        assert all(torch.equal(tensor, state[path]) for path, tensor in back.module.state_dict().items())
