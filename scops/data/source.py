@@ -52,7 +52,7 @@ def where(source: object, name: str) -> str:
     )
     words = words if len(words) <= 200 else words[:60] + "..."
     words = words or type(source).__name__
-    return f"{name} ({words})" if name else words
+    return f"{name} ({words})" if name and name != words else words
 
 
 def looks(start: bytes) -> str:
