@@ -180,6 +180,7 @@ def _opened(source: Source, name: str, limit: int) -> Iterator[Image.Image]:
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
+        assert not isinstance(source, Image.Image | Page), "Pillow opens files only"
         raise MediaError(
             f"{here}: this is not a picture but {looks(content(source, name)[:64])}; read are {', '.join(FORMATS)}"
         ) from error
