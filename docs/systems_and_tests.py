@@ -52,6 +52,28 @@ ROWS = (
         },
     ),
     Row(
+        "mplug-owl-video", "mPLUG-Owl (video)", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl_video.test_full_size_has_the_published_count_and_shapes",
+            READS: "systems.test_mplug_owl_video.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug_owl_video.test_the_text_with_a_clip_is_as_published",
+            CACHED: "systems.test_mplug_owl_video.test_cached_sessions_equal_recomputing",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl_video_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[mplug_video]",
+        },
+    ),
+    Row(
+        "mplug-owl-bloomz", "mPLUG-Owl (BLOOMZ)", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl_bloomz.test_full_size_has_the_counts_and_shapes_of_its_parts",
+            READS: "systems.test_mplug_owl_bloomz.test_keys_come_back_bit_by_bit",
+            EQUAL: "systems.test_mplug_owl_bloomz.test_words_pass_the_embedding_s_norm_and_pictures_do_not",
+            CACHED: "systems.test_mplug_owl_bloomz.test_cached_sessions_equal_recomputing_with_pictures_anywhere",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl_with_bloomz_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[mplug_bloomz]",
+        },
+    ),
+    Row(
         "mplug-owl2", "mPLUG-Owl2", "mPLUG family",
         {
             BUILT: "systems.test_mplug_owl2.test_full_size_has_the_published_count_and_names",
@@ -75,7 +97,6 @@ ROWS = (
     ),
     *planned(
         "mPLUG family",
-        mplug_owl_video="mPLUG-Owl (video)", mplug_owl_bloomz="mPLUG-Owl (BLOOMZ)",
         mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
         docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
     ),

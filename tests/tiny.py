@@ -87,7 +87,34 @@ def text_only() -> Model:
     return model
 
 
-MODELS = {"owl": owl, "mplug": mplug, "owl2": owl2, "owl21": owl21, "text": text_only}
+def mplug_bloomz() -> Model:
+    """Another language model behind the same tower, with linear biases instead of positions."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    language = {"dim": 24, "layers": 2, "heads": 3, "vocab": 307, "context": 160}
+    sizes = {"vision": vision, "abstractor": ABSTRACTOR, "language": language}
+    model = scops.create("mplug-owl-bloomz-7b-multilingual", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def mplug_video() -> Model:
+    """Pictures, and clips of three frames."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+    sizes = {
+        "vision": vision,
+        "abstractor": ABSTRACTOR | {"hidden": 256},
+        "language": LANGUAGE | {"context": 240},
+        "frames": 3,
+    }
+    model = scops.create("mplug-owl-video", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+MODELS = {
+    "owl": owl, "mplug": mplug, "mplug_bloomz": mplug_bloomz, "mplug_video": mplug_video, "owl2": owl2, "owl21": owl21,
+    "text": text_only,
+}  # fmt: skip
 
 
 def picture(colour: str = "red", size: tuple[int, int] = (50, 40)) -> Image.Image:

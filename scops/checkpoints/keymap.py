@@ -16,6 +16,7 @@ from scops.checkpoints.op import (
     SplitPerHead,
     Stack,
     Then,
+    TrailingAxes,
     Transpose,
     Unpermute,
     WithTables,
@@ -24,7 +25,7 @@ from scops.core.names import nearest
 
 __all__ = [
     "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack",
-    "Then", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
+    "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 
 HOLE = re.compile(r"\{(\w+)\}")

@@ -168,6 +168,22 @@ class LeadingAxes(Op):
 
 
 @dataclass(frozen=True)
+class TrailingAxes(Op):
+    """Theirs has `count` more trailing axes of size one: a projection that is published as a convolution."""
+
+    count: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        for tensor in tensors:
+            if tensor.shape[-self.count :] != (1,) * self.count:
+                raise ValueError(f"shape {tuple(tensor.shape)} has no {self.count} trailing axes of size 1")
+        return [tensor[(..., *(0,) * self.count)] for tensor in tensors]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor[(..., *(None,) * self.count)] for tensor in tensors]
+
+
+@dataclass(frozen=True)
 class Unpermute(Op):
     """Rotary rows paired (0, 1), (2, 3), ... in theirs (Meta, llama.cpp), (0, H/2), (1, H/2 + 1), ... in ours."""
 

@@ -69,7 +69,10 @@ def chat(
     model: Model,
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILES and TEXT]...", help="Pictures and words in any order; none: a conversation."),
+        typer.Argument(
+            metavar="[FILES and TEXT]...",
+            help="Pictures, PDFs, videos and words in any order; none: a conversation.",
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="What the system turn says.")] = None,
     max_tokens: MaxTokens = 256,

@@ -8,11 +8,20 @@ from typing import Any
 
 from scops.cli.show import as_json
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.data.documents import SUFFIX as DOCUMENT
+from scops.data.documents import file_of
+from scops.data.messages import media
+from scops.data.video import SUFFIXES as VIDEOS
 from scops.generate.sampler import Sampling
 from scops.generate.text import Piece
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico", ".tga"}
-HELP = "/image PATH shows a picture with your next words, /reset begins anew, /quit ends"
+FILES = {"picture": PICTURES, "document": {DOCUMENT}, "video": set(VIDEOS)}
+HELP = (
+    "/image PATH shows a picture, a document or a video with your next words, /video PATH a video whatever its name, "
+    "/reset begins anew, /quit ends"
+)
+SHOWS = {"/image": "", "/video": "video"}
 
 
 def chat(
@@ -31,7 +40,7 @@ def chat(
     parts = parts_of(arguments)  # a wrong path is told before anything is loaded
     if parts and not any(isinstance(part, Text) for part in parts):
         raise ValueError(
-            f'{len(parts)} pictures and no words; ask something: scops chat {name} picture.png "What is this?"'
+            f'{len(parts)} pictures or videos and no words; ask something: scops chat {name} picture.png "What is this?"'
         )
     from scops.model.opening import load
 
@@ -45,22 +54,27 @@ def chat(
 
 
 def parts_of(arguments: Sequence[str]) -> tuple[Text | Media, ...]:
-    """Existing files are pictures, everything else is words; neighbouring words are one text.
+    """Existing files are pictures, documents or videos by their names, all else is words; neighbouring words are one text.
 
     Raises:
-        ValueError: what looks like a picture's path is not there.
+        ValueError: what looks like a file's path is not there, or a document cannot be opened.
     """
     parts: list[Text | Media] = []
     for argument in arguments:
-        if len(argument) < 4096 and Path(argument).is_file():
-            parts.append(Media("image", Path(argument), argument))
-        elif Path(argument).suffix.lower() in PICTURES and " " not in argument.strip():
-            raise ValueError(f"{argument} looks like a picture, but there is no such file")
+        path = file_of(argument)
+        if len(argument) < 4096 and path.is_file():
+            parts += media(Path(argument), "chat")
+        elif (kind := _looks_like(path)) and " " not in argument.strip():
+            raise ValueError(f"{argument} looks like a {kind}, but there is no such file")
         elif parts and isinstance(parts[-1], Text):
             parts[-1] = Text(f"{parts[-1].text} {argument}")
         else:
             parts.append(Text(argument))
     return tuple(parts)
+
+
+def _looks_like(path: Path) -> str | None:
+    return next((kind for kind, suffixes in FILES.items() if path.suffix.lower() in suffixes), None)
 
 
 class Talk:
@@ -121,8 +135,8 @@ def _loop(talk: Talk) -> None:
             return
         if command == "/reset":
             talk.turns, shown = talk.system, ()
-        elif command == "/image":
-            shown += _picture(rest.strip())
+        elif command in SHOWS:
+            shown += _shown(rest.strip(), SHOWS[command])
         elif command.startswith("/"):
             print(HELP, file=sys.stderr)
         elif line.strip():
@@ -145,8 +159,12 @@ def _asked() -> str | None:
         return None
 
 
-def _picture(path: str) -> tuple[Media, ...]:
-    if Path(path).expanduser().is_file():
-        return (Media("image", Path(path).expanduser(), path),)
-    print(f"error: there is no file {path!r}", file=sys.stderr)
-    return ()
+def _shown(path: str, kind: str) -> tuple[Media, ...]:
+    if not file_of(path).expanduser().is_file():
+        print(f"error: there is no file {path!r}", file=sys.stderr)
+        return ()
+    try:
+        return media(path, "chat", kind)
+    except ValueError as error:  # a document that cannot be opened
+        print(f"error: {error}", file=sys.stderr)
+        return ()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scops.cli.show import as_json, pairs, short, table
-from scops.systems import SYSTEMS, find, module_of
+from scops.systems import SYSTEMS, find, module_of, spec_to_json
 
 
 def info(name: str, *, json: bool) -> None:
@@ -46,7 +46,7 @@ def described(name: str) -> dict[str, Any]:
         "sizes": list(SYSTEMS[system].sizes),
         "title": module.TITLE,
         "paper": module.PAPER,
-        "spec": asdict(spec),
+        "spec": spec_to_json(spec),
         "roles": roles,
         "parameters": sum(role["parameters"] for role in roles),
         "media": {kind: _media(media) for kind, media in layout.media.items()},

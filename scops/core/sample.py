@@ -16,7 +16,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Media:
-    """One picture (later: video, sound). `source` is a path, encoded bytes, or a PIL image; decoded only when needed."""
+    """One picture or video. `source` is a path, encoded bytes, a PIL image, or a document's page; decoded only when needed.
+
+    Args:
+        kind: "image" or "video", as in Layout.media.
+    """
 
     kind: str
     source: Path | bytes | Any

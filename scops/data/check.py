@@ -11,7 +11,6 @@ from rich.text import Text as Rich
 from scops.core.batch import Example
 from scops.core.sample import Sample
 from scops.data.errors import BadSample
-from scops.data.image import decode
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
 
@@ -28,7 +27,7 @@ class Report:
 
     Args:
         rows: in the data set; checked: of these, spread evenly.
-        images: seen; decoded: of these, unpacked completely.
+        images: pictures and pages seen; videos: seen; decoded: of both, unpacked as far as they are looked at.
         media_tokens, learnt: of all tokens.
         lengths: tokens of every good row.
         drops: rows by reason (the error's class); examples: its first messages.
@@ -38,6 +37,7 @@ class Report:
     rows: int
     checked: int = 0
     images: int = 0
+    videos: int = 0
     decoded: int = 0
     media_tokens: int = 0
     learnt: int = 0
@@ -74,7 +74,8 @@ class Report:
         """For the terminal."""
         good = self.checked - sum(self.drops.values())
         text = Rich(f"{self.checked} of {self.rows} rows looked at, {good} good\n")
-        text.append(f"{self.images} images, {self.decoded} of them unpacked\n")
+        videos = f" and {self.videos} videos" if self.videos else ""
+        text.append(f"{self.images} images{videos}, {self.decoded} of them unpacked\n")
         share = self.learnt / max(self.tokens, 1)
         text.append(f"{self.tokens} tokens: {self.media_tokens} of media, {self.learnt} learnt ({share:.1%})\n")
         bars = self.histogram()
@@ -95,7 +96,7 @@ def check(dataset: Sequence[Sample], processor: Processor, *, limit: int | None 
 
     Args:
         limit: at most so many rows, spread evenly.
-        decoded: so many pictures are unpacked completely, which finds cut files; of the others only the header is read.
+        decoded: so many pictures and videos are unpacked, which finds cut files; of the others only headers are read.
     """
     rows = len(dataset)
     report = Report(rows)
@@ -104,10 +105,11 @@ def check(dataset: Sequence[Sample], processor: Processor, *, limit: int | None 
         report.checked += 1
         try:
             sample = dataset[at]
-            report.images += len(sample.media)
+            videos = sum(item.kind == "video" for item in sample.media)
+            report.videos, report.images = report.videos + videos, report.images + len(sample.media) - videos
             for item in sample.media[: max(decoded - report.decoded, 0)]:
                 report.decoded += 1
-                decode(item.source, item.name or sample.name)
+                processor.unpack(item, sample)
             example = processor.outline(sample)
         except BadSample as error:
             report.drop(error)

@@ -10,7 +10,7 @@ class RowError(BadSample):
 
 
 class MediaError(BadSample):
-    """A picture is missing, broken, too big or of a kind that is not read."""
+    """A picture, video or document is missing, broken, too big or of a kind that is not read."""
 
 
 class TooLong(BadSample):

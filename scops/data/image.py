@@ -5,8 +5,6 @@ animation the first frame counts. Nothing is fetched from the network, and forma
 """
 
 # C channels
-import base64
-import binascii
 import hashlib
 import io
 import warnings
@@ -19,10 +17,12 @@ import numpy as np
 from PIL import Image
 
 from scops.core.layout import Cut, Pixels
+from scops.data.documents import Page, drawn, measured
 from scops.data.errors import MediaError
 from scops.data.resize import ByPillow, normalise, resizer
+from scops.data.source import content, existing, looks, where
 
-Source = Path | str | bytes | Image.Image
+Source = Path | str | bytes | Image.Image | Page
 
 PIXEL_LIMIT = 178_956_970
 """A picture of more pixels is refused before it is unpacked (512 MiB as RGB)."""
@@ -46,7 +46,7 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
     """An upright RGB picture.
 
     Args:
-        source: a file, its bytes, a base64 data URL, or a picture of Pillow.
+        source: a file, its bytes, a base64 data URL, a picture of Pillow, or a page of a document.
         name: the row, for the error.
         limit: the most pixels; Pillow itself stops at 178,956,970 whatever is allowed here.
     Raises:
@@ -66,9 +66,11 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
 
 def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """(height, width) of what `decode` would give, from the file's header only."""
+    if isinstance(source, Page):
+        return measured(source, name)
     with _opened(source, name, limit) as image:
         # Pillow unpacks a whole PNG to look for EXIF behind its pixels; TIFF gives its size turned already
-        bare = image.format == "PNG" and not isinstance(source, Image.Image) and b"eXIf" not in _content(source, name)
+        bare = image.format == "PNG" and not isinstance(source, Image.Image) and b"eXIf" not in content(source, name)
         exif = Image.Image.getexif(image) if bare else image.getexif()
         sideways = image.format != "TIFF" and exif.get(_ORIENTATION, 1) >= 5
         return image.size if sideways else image.size[::-1]
@@ -80,11 +82,13 @@ def digest(source: Source, pixels: Pixels, name: str = "") -> str:
     Nothing is unpacked, so that what is known already need not be.
     """
     if isinstance(source, Image.Image):
-        head, content = f"{source.mode} {source.size} {source.getexif().get(_ORIENTATION, 1)}", source.tobytes()
+        head, held = f"{source.mode} {source.size} {source.getexif().get(_ORIENTATION, 1)}", source.tobytes()
         head += repr((source.getpalette(), source.info.get("transparency")))
+    elif isinstance(source, Page):
+        head, held = f"page {source.number} at {source.dpi}", content(source.document, name, "document")
     else:
-        head, content = "file", _content(source, name)
-    return hashlib.sha256(f"{head} {pixels!r}\n".encode() + content).hexdigest()
+        head, held = "file", content(source, name)
+    return hashlib.sha256(f"{head} {pixels!r}\n".encode() + held).hexdigest()
 
 
 def digests(source: Source, pixels: Pixels, cut: Cut, name: str = "") -> tuple[str, ...]:
@@ -132,7 +136,7 @@ def _squared(image: Image.Image, colour: tuple[int, ...], name: str) -> Image.Im
     side = max(wide, high)
     if side * side > PIXEL_LIMIT:
         raise MediaError(
-            f"{_where(image, name)}: {high}x{wide} is too thin to be padded to a square ({PIXEL_LIMIT} pixels)"
+            f"{where(image, name)}: {high}x{wide} is too thin to be padded to a square ({PIXEL_LIMIT} pixels)"
         )
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - wide) // 2, (side - high) // 2))
@@ -163,24 +167,25 @@ def _grey(image: Image.Image) -> Image.Image:
 @contextmanager
 def _opened(source: Source, name: str, limit: int) -> Iterator[Image.Image]:
     """The picture, checked but not unpacked; whatever goes wrong inside becomes a MediaError."""
-    where = _where(source, name)
+    here = where(source, name)
     try:
         with _open(source, name) as image:
             if not image.width or not image.height:
-                raise MediaError(f"{where}: the picture is {image.height}x{image.width}, so it has no pixels")
+                raise MediaError(f"{here}: the picture is {image.height}x{image.width}, so it has no pixels")
             if image.width * image.height > limit:
                 raise MediaError(
-                    f"{where}: the picture is {image.height}x{image.width}, over the limit of {limit} pixels"
+                    f"{here}: the picture is {image.height}x{image.width}, over the limit of {limit} pixels"
                 )
             yield image
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
+        assert not isinstance(source, Image.Image | Page), "Pillow opens files only"
         raise MediaError(
-            f"{where}: this is not a picture but {_looks(source)}; read are {', '.join(FORMATS)}"
+            f"{here}: this is not a picture but {looks(content(source, name)[:64])}; read are {', '.join(FORMATS)}"
         ) from error
     except Exception as error:  # hostile files make decoders raise anything
-        raise MediaError(f"{where}: the picture cannot be read: {error or type(error).__name__}") from error
+        raise MediaError(f"{here}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
 @contextmanager
@@ -188,7 +193,10 @@ def _open(source: Source, name: str) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source  # the caller's: not closed here
         return
-    file = _existing(source, name) if isinstance(source, Path) else io.BytesIO(_content(source, name))
+    if isinstance(source, Page):
+        yield drawn(source, name)
+        return
+    file = existing(source, name) if isinstance(source, Path) else io.BytesIO(content(source, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is an error
         image = Image.open(file, formats=_formats())
@@ -201,60 +209,3 @@ def _formats() -> tuple[str, ...]:
     """Those that this Pillow can read."""
     Image.init()
     return tuple(one for one in FORMATS if one in Image.OPEN)
-
-
-def _content(source: Path | str | bytes, name: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Path):
-        return _existing(source, name).read_bytes()
-    if isinstance(source, str):
-        return unpack_url(source, name) if is_url(source) else _existing(Path(source), name).read_bytes()
-    raise MediaError(f"{_where(source, name)}: a picture is a path, bytes, a data URL or a Pillow image")
-
-
-def is_url(text: str) -> bool:
-    return text.startswith("data:") or "://" in text
-
-
-def unpack_url(url: str, name: str = "") -> bytes:
-    """The bytes in a base64 data URL; other addresses are refused, since nothing is fetched."""
-    head, comma, body = url.partition(",")
-    if not head.startswith("data:"):
-        raise MediaError(f"{_where(url, name)}: addresses are not fetched; give a file, bytes or a data URL")
-    if not comma or not head.endswith(";base64"):
-        raise MediaError(
-            f"{_where(url, name)}: a data URL is 'data:image/png;base64,...', this one begins {head[:40]!r}"
-        )
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise MediaError(f"{_where(url, name)}: the data URL is not base64: {error}") from error
-
-
-def _existing(path: Path, name: str) -> Path:
-    if path.is_file():
-        return path
-    found = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "missing"
-    raise MediaError(f"{_where(path, name)}: the picture's file is {found}")
-
-
-def _where(source: object, name: str) -> str:
-    what = (
-        str(source) if isinstance(source, Path | str) else f"{len(source)} bytes" if isinstance(source, bytes) else ""
-    )
-    what = what if len(what) <= 200 else what[:60] + "..."
-    what = what or type(source).__name__
-    return f"{name} ({what})" if name else what
-
-
-def _looks(source: Source) -> str:
-    assert not isinstance(source, Image.Image)
-    start = _content(source, "")[:64]
-    if not start:
-        return "an empty file"
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    if start.isascii():
-        return f"text that begins {start[:24].decode()!r}"
-    return f"data that begins {start[:8].hex(' ')}"

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from scops.core.layout import ClipLayout, Cut, MediaLayout, Piece, Place, Slot
+from scops.core.layout import WHOLE, ClipLayout, Cut, MediaLayout, Piece, Place, Slot
 from scops.core.sample import Media, Sample
-from scops.data.errors import MediaError
-from scops.data.image import Source, decode, digests, measure
+from scops.data import video
+from scops.data.image import Source, decode, digests, measure, prepare
+from scops.data.source import Stored
 from scops.data.tiling import tiles
 
 
@@ -30,21 +32,55 @@ class Picture:
 
     def pictures(self) -> np.ndarray:
         """(I, C, height, width)"""
-        return tiles(decode(self.source, self.name), self.layout.pixels, self.cut, name=self.name)
+        return tiles(self.unpack(), self.layout.pixels, self.cut, name=self.name)
+
+    def unpack(self) -> Image.Image:
+        return decode(self.source, self.name)
 
 
-Item = Picture
+@dataclass(frozen=True)
+class Frames:
+    """A video as its layout looks at it.
+
+    Args:
+        numbers: of the frames, chosen before anything is decoded.
+    """
+
+    source: Stored
+    name: str
+    layout: ClipLayout
+    numbers: tuple[int, ...]
+
+    def pieces(self) -> Sequence[Piece | Slot]:
+        return checked(self.layout.arrange(len(self.numbers)), (WHOLE,) * len(self.numbers), self.name)
+
+    def digests(self) -> tuple[str, ...]:
+        return video.digests(self.source, self.numbers, self.layout.pixels, self.name)
+
+    def pictures(self) -> np.ndarray:
+        """(I, C, height, width)"""
+        return np.stack([prepare(frame, self.layout.pixels, name=self.name) for frame in self.unpack()])
+
+    def unpack(self) -> list[Image.Image]:
+        return video.frames(self.source, self.numbers, self.name)
+
+
+Item = Picture | Frames
 
 
 def item_of(media: Media, sample: Sample, layout: MediaLayout | ClipLayout) -> Item:
-    """Of pictures only the header is read.
+    """Of pictures only the header is read, of videos the container.
 
     Args:
         sample: the one that the media are in.
     """
     name = media.name or sample.name
     if isinstance(layout, ClipLayout):
-        raise MediaError(f"{name}: videos cannot be decoded")
+        found = video.facts(media.source, name)
+        numbers = tuple(layout.frames(found.count, found.fps))
+        if not numbers or any(not 0 <= number < found.count for number in numbers):
+            raise ValueError(f"{name}: of {found.count} frames the layout chose {numbers}")
+        return Frames(media.source, name, layout, numbers)
     height, width = measure(media.source, name)
     alone = sum(other.kind == media.kind for other in sample.media) == 1
     return Picture(media.source, name, layout, layout.cut_of(height, width, alone=alone))

@@ -1,4 +1,4 @@
-"""What people hand to a model (words, pictures, OpenAI-style messages) as a Sample."""
+"""What people hand to a model (words, pictures, videos, documents, OpenAI-style messages) as a Sample."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,32 +6,45 @@ from typing import Any
 
 from scops.core.names import nearest
 from scops.core.sample import ROLES, Media, Sample, Text, Turn
+from scops.data.documents import is_document, pages
+from scops.data.video import is_video
 
 TEXTS = ("text", "input_text")
-PICTURES = ("image", "image_url", "input_image")
+KINDS = {
+    "image": "image", "image_url": "image", "input_image": "image", "file": "image", "input_file": "image",
+    "video": "video", "video_url": "video", "input_video": "video",
+}  # fmt: skip
+"""By the type of a message's part; a file is a document."""
+HOLDERS = ("image_url", "image", "video_url", "video", "file", "url", "path")
+"""Where a part holds its medium."""
 FILE = "file://"
 
 Ask = str | Sample | Sequence[Any]
-"""A sentence; parts of one user turn (str is text, Path, bytes or a Pillow picture is a picture); messages; a Sample."""
+"""A sentence; parts of one user turn (str is text; Path, bytes or a Pillow picture is a medium); messages; a Sample."""
 
 
-def sample_of(ask: Ask, images: Sequence[Any] = (), *, name: str = "request") -> Sample:
+def sample_of(ask: Ask, images: Sequence[Any] = (), videos: Sequence[Any] = (), *, name: str = "request") -> Sample:
     """The conversation that is asked to go on.
 
     Args:
-        images: pictures that stand before the words of a plain question.
+        images: pictures, documents and videos by their names, that stand before the words of a plain question.
+        videos: likewise, whatever they are called.
     Raises:
         ValueError: naming the message and part that is not understood.
     """
     if isinstance(ask, Sample):
-        return _without(images, ask)
+        return _without([*images, *videos], ask)
+    before = [
+        *(one for image in images for one in media(image, name)),
+        *(one for video in videos for one in media(video, name, "video")),
+    ]
     if isinstance(ask, str):
-        return _one_turn([*map(picture, images), Text(ask)], name)
+        return _one_turn([*before, Text(ask)], name)
     if isinstance(ask, Sequence) and not isinstance(ask, bytes) and ask:
         if all(isinstance(item, Mapping) and "role" in item for item in ask):
             turns = tuple(turn_of(message, f"{name}, message {at}") for at, message in enumerate(ask))
-            return _without(images, Sample(turns, name=name))
-        return _one_turn([*map(picture, images), *(part_of(item, name) for item in ask)], name)
+            return _without([*images, *videos], Sample(turns, name=name))
+        return _one_turn([*before, *(part for item in ask for part in parts_of(item, name))], name)
     raise ValueError(f"{name}: a question is words, a list of parts or messages, not {_shown(ask)}")
 
 
@@ -47,41 +60,61 @@ def turn_of(message: Mapping[str, Any], where: str) -> Turn:
         content = [content]
     if not isinstance(content, Sequence) or not content:
         raise ValueError(f"{where}: content is words or a list of parts, not {_shown(content)}")
-    return Turn(message["role"], tuple(part_of(part, where) for part in content))
+    return Turn(message["role"], tuple(one for part in content for one in parts_of(part, where)))
 
 
-def part_of(part: Any, where: str) -> Text | Media:
-    """Words are text, always; a picture is told by its type."""
+def parts_of(part: Any, where: str) -> tuple[Text | Media, ...]:
+    """Words are text, always; a medium is told by its type. A document is as many parts as it has pages."""
     if isinstance(part, Text | Media):
-        return part
+        return (part,)
     if isinstance(part, str):
-        return Text(part)
+        return (Text(part),)
     if not isinstance(part, Mapping):
-        return picture(part, where)
+        return media(part, where)
     kind = part.get("type")
     if kind in TEXTS and isinstance(part.get("text"), str):
-        return Text(part["text"])
-    if kind in PICTURES:
-        held = part.get("image_url", part.get("image", part.get("url", part.get("path"))))
-        return picture(held["url"] if isinstance(held, Mapping) and "url" in held else held, where)
+        return (Text(part["text"]),)
+    if kind in KINDS:
+        held = next((part[name] for name in HOLDERS if part.get(name) is not None), None)
+        return media(held["url"] if isinstance(held, Mapping) and "url" in held else held, where, KINDS[kind])
     if kind in TEXTS:
         raise ValueError(f"{where}: a part of type {kind!r} needs 'text', a string; it has {sorted(part)}")
-    raise ValueError(f"{where}: there is no part of type {kind!r}{nearest(str(kind), (*TEXTS, *PICTURES))}")
+    raise ValueError(f"{where}: there is no part of type {kind!r}{nearest(str(kind), (*TEXTS, *KINDS))}")
 
 
-def picture(source: Any, where: str = "request") -> Media:
-    """A path, a data URL, encoded bytes or a Pillow picture; whether it can be read shows when it is."""
+def media(source: Any, where: str = "request", kind: str = "") -> tuple[Media, ...]:
+    """A path, a data URL, encoded bytes or a Pillow picture; whether it can be read shows when it is.
+
+    A document is its pages, which are counted here.
+
+    Args:
+        kind: "image" or "video"; otherwise as the name says.
+    """
     if isinstance(source, Media):
-        return source
+        return (source,)
     if isinstance(source, str):
         if source.startswith(("http://", "https://")):
-            raise ValueError(f"{where}: {source!r} is not fetched; save the picture and give its path")
-        is_url = source.startswith("data:")
-        source = source if is_url else Path(source.removeprefix(FILE)).expanduser()
-        return Media("image", source, f"{where}: data URL" if is_url else str(source))
-    if isinstance(source, Path | bytes) or hasattr(source, "convert"):
-        return Media("image", source, str(source) if isinstance(source, Path) else f"{where}: {type(source).__name__}")
-    raise ValueError(f"{where}: a picture is a path, a data URL, bytes or a Pillow picture, not {_shown(source)}")
+            raise ValueError(f"{where}: {source!r} is not fetched; save the file and give its path")
+        if not source.startswith("data:"):
+            source = Path(source.removeprefix(FILE)).expanduser()
+    if not isinstance(source, Path | bytes | str) and not (hasattr(source, "convert") and kind != "video"):
+        wanted = (
+            "video is a path, a data URL or bytes"
+            if kind == "video"
+            else ("picture is a path, a data URL, bytes or a Pillow picture")
+        )
+        raise ValueError(f"{where}: a {wanted}, not {_shown(source)}")
+    kind = kind or ("video" if is_video(source) else "image")
+    name = (
+        str(source)
+        if isinstance(source, Path)
+        else f"{where}: {'data URL' if isinstance(source, str) else type(source).__name__}"
+    )
+    if kind == "image" and is_document(source):
+        return tuple(
+            Media(kind, page, f"{name.partition('#page=')[0]}#page={page.number}") for page in pages(source, where)
+        )
+    return (Media(kind, source, name),)
 
 
 def _one_turn(parts: Sequence[Text | Media], name: str) -> Sample:
@@ -91,7 +124,7 @@ def _one_turn(parts: Sequence[Text | Media], name: str) -> Sample:
 def _without(images: Sequence[Any], sample: Sample) -> Sample:
     if images:
         raise ValueError(
-            f"{sample.name}: pictures stand inside messages where they belong; `images` goes with words only"
+            f"{sample.name}: pictures and videos stand inside messages where they belong; `images` and `videos` go with words only"
         )
     return sample
 

@@ -75,6 +75,10 @@ class Processor:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
         return self._fitted(sample, reply)[1]
 
+    def unpack(self, media: Media, sample: Sample) -> None:
+        """Only to find out whether it can be; MediaError if not."""
+        self._item(media, sample).unpack()
+
     def _fitted(self, sample: Sample, reply: bool) -> tuple[Sample, Example]:
         """The sample that fits, shortened where the policy says so."""
         example = self._write(sample, reply)

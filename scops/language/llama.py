@@ -5,6 +5,7 @@ RMSNorm before self-attention with rotary positions, RMSNorm before SwiGLU, no d
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -72,6 +73,6 @@ def attention(spec: LlamaSpec, rope: Rope, **other: nn.Module) -> SelfAttention:
     """LLaMA's self-attention; `other` replaces single parts, e.g. k=Routed(...)."""
     width, kv_width = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
     sizes = {"q": (spec.dim, width), "k": (spec.dim, kv_width), "v": (spec.dim, kv_width), "o": (width, spec.dim)}
-    parts: dict[str, nn.Module] = {name: nn.Linear(*size, bias=name in spec.bias) for name, size in sizes.items()}
+    parts: dict[str, Any] = {name: nn.Linear(*size, bias=name in spec.bias) for name, size in sizes.items()}
     parts |= {f"{name}_norm": nn.RMSNorm(spec.head_width, spec.eps) for name in spec.norms}
     return SelfAttention(**(parts | other), head_dim=spec.head_width, rope=rope)

@@ -10,10 +10,11 @@ from scops.nn.context import Context
 
 
 class LanguageModel(nn.Module):
-    """ids -> embed -> blocks -> norm -> head.
+    """ids -> embed (-> embed_norm) -> blocks -> norm -> head.
 
     Args:
         head: a projection, or None for one tied to the embedding.
+        embed_norm: of words alone; media tokens do not pass it (BLOOM).
         window: how far back a token sees (Mistral's sliding window); None for all the way.
         stretch: of so many tokens, what their keys depend on besides all that stands before them (DynamicNtk.stretch).
     """
@@ -25,14 +26,20 @@ class LanguageModel(nn.Module):
         *,
         norm: nn.Module,
         head: nn.Module | None,
+        embed_norm: nn.Module | None = None,
         window: int | None = None,
         stretch: Callable[[int], int] | None = None,
     ):
         super().__init__()
         self.stretch = stretch
-        self.embed, self.blocks, self.norm, self.window = embed, nn.ModuleList(blocks), norm, window
+        self.embed, self.embed_norm = embed, embed_norm or nn.Identity()
+        self.blocks, self.norm, self.window = nn.ModuleList(blocks), norm, window
         if head is not None:
             self.head = head
+
+    def words(self, ids: Tensor) -> Tensor:
+        """What stands in the sequence for these ids, ids.shape + (D,)."""
+        return self.embed_norm(self.embed(ids))
 
     def projection(self) -> nn.Module:
         """The head, or one over the embedding that it is tied to."""

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import scops
+from scops.checkpoints.keymap import KeyMismatch
+from scops.checkpoints.read import open_weights
 from scops.checkpoints.write import save_json, save_text, save_weights
 from scops.core.layout import Layout
 from scops.core.names import nearest
@@ -16,7 +19,7 @@ from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
 from scops.native.quantise import roles_of
-from scops.systems import SYSTEMS, module_of, spec_from_json
+from scops.systems import SYSTEMS, module_of, spec_from_json, spec_to_json
 
 CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
     "config.json", "processor_config.json", "generation_config.json", "chat_template.jinja"
@@ -59,13 +62,26 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if OWN in content:
         return _own(content[OWN], path)
-    for system in SYSTEMS:
+    specs = {system: module_of(system).spec_of(content) for system in SYSTEMS}
+    found = {system: spec for system, spec in specs.items() if spec is not None}
+    if found:
+        system = next(iter(found)) if len(found) == 1 else _by_weights(folder, found)
         module = module_of(system)
-        spec = module.spec_of(content)
-        if spec is not None:
-            return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
+        return Config(system, size_of(module, found[system]), found[system], next(iter(module.KEYS)))
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
+
+
+def _by_weights(folder: Path, found: Mapping[str, Any]) -> str:
+    """Of systems that read the same config.json, the first whose table knows all names of the folder's weights."""
+    with suppress(ValueError, OSError):  # without weights the first is as good as any
+        names = list(open_weights(folder).names())
+        for system, spec in found.items():
+            with suppress(KeyMismatch):
+                keys = module_of(system).KEYS
+                keys[next(iter(keys))](spec).load_names(names)
+                return system
+    return next(iter(found))
 
 
 def _own(section: Mapping[str, Any], path: Path) -> Config:
@@ -111,7 +127,7 @@ def write_folder(
         "system": config.system,
         "size": config.size,
         "layout": config.layout,
-        "spec": asdict(config.spec),
+        "spec": spec_to_json(config.spec),
     }
     if config.lora:
         section["lora"] = [asdict(group) for group in config.lora]

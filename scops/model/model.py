@@ -71,6 +71,7 @@ class Model:
         ask: Ask,
         images: Sequence[Any] = (),
         *,
+        videos: Sequence[Any] = (),
         max_tokens: int = MAX_TOKENS,
         stop: Sequence[str] = (),
         **sampling: Any,
@@ -79,23 +80,25 @@ class Model:
 
         Args:
             ask: words; or parts of one turn (words, paths, pictures) in order; or OpenAI-style messages; or a Sample.
-            images: pictures before the words, when `ask` is no list of messages.
+            images: pictures, documents and videos before the words, when `ask` is no list of messages.
+            videos: the same for videos whose names do not say it, or in memory.
             stop: words before which the reply ends.
             sampling: the fields of scops.generate.sampler.Sampling; without them the best token is taken.
         """
-        return "".join(self.stream(ask, images, max_tokens=max_tokens, stop=stop, **sampling))
+        return "".join(self.stream(ask, images, videos=videos, max_tokens=max_tokens, stop=stop, **sampling))
 
     def stream(
         self,
         ask: Ask,
         images: Sequence[Any] = (),
         *,
+        videos: Sequence[Any] = (),
         max_tokens: int = MAX_TOKENS,
         stop: Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
         """The same reply in pieces, as they come."""
-        examples, chosen = prompts(self.processor, [sample_of(ask, images)]), _sampling(sampling)
+        examples, chosen = prompts(self.processor, [sample_of(ask, images, videos)]), _sampling(sampling)
         said = pieces(self.module, self.processor, examples, sampling=chosen, limit=max_tokens, stops=stop)
         return (piece.text for piece in said if piece.text)
 

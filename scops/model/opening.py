@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +21,7 @@ from scops.model.model import Model
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import initialise
-from scops.systems import Origins, find, module_of, spec_from_json
+from scops.systems import Origins, find, module_of, spec_from_json, spec_to_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -124,7 +123,7 @@ def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
             return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
         return new
 
-    return spec_from_json(type(spec), merged(asdict(spec), overrides))
+    return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
 
 
 def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:

@@ -21,7 +21,13 @@ class _Room:
     def __init__(self, kept: dict[int, Pair], lengths_B: Tensor, window: int | None):
         self.kept, self.lengths_B, self.window = kept, lengths_B, window
 
-    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
+    def places(self, tokens: int) -> Tensor:
+        capacity = next(iter(self.kept.values()))[0].shape[2]
+        return torch.arange(capacity, device=self.lengths_B.device)[None]
+
+    def attend(
+        self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
+    ) -> Tensor:
         k_BKSH, v_BKSH = self.kept[slot]
         row_B = torch.arange(len(self.lengths_B), device=q_BNTH.device)
         k_BKSH[row_B, :, self.lengths_B] = k_BKTH[:, :, 0].to(k_BKSH.dtype)
@@ -30,7 +36,7 @@ class _Room:
         seen_BS = key_S <= last_B1
         if self.window is not None:
             seen_BS = seen_BS & (last_B1 - key_S < self.window)
-        return attend(q_BNTH, k_BKSH, v_BKSH, seen_BS[:, None, None])
+        return attend(q_BNTH, k_BKSH, v_BKSH, seen_BS[:, None, None], bias=bias)
 
 
 class CompiledSteps:

@@ -99,7 +99,7 @@ class MultimodalDecoder(nn.Module):
         return made | {kind: tokens_RD[None] for kind, tokens_RD in batch.connected.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.language.embed(ids)
+        return self.language.words(ids)
 
     def read(self, batch: Batch, cache: Cache | None = None, visible: Mask | None = None) -> tuple[Tensor, Context]:
         """Embeddings and context of the whole batch: the only place that knows how media enters.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scops.nn.block import Contextual, run
 from scops.nn.cache import Pair
 from scops.nn.context import Context
+from scops.ops.alibi import Alibi
 from scops.ops.attention import attend
 from scops.ops.masks import Seen, earlier
 from scops.ops.rope import Rotary, turned
@@ -55,6 +56,16 @@ class Attention(Contextual):
 
 
 class SelfAttention(Attention):
+    """Asks the stream itself.
+
+    Args:
+        alibi: linear biases by distance, in place of a rope.
+    """
+
+    def __init__(self, *, alibi: Alibi | None = None, **projections: Any):
+        super().__init__(**projections)
+        self.alibi = alibi
+
     def attended(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         """Queries (for whoever asks something else with them) and what they found in the stream, (B, N, T, H) each."""
         q, k, v = (self.heads(p, x_BTD, ctx) for p in (self.q, self.k, self.v))
@@ -62,9 +73,18 @@ class SelfAttention(Attention):
         if self.rope is not None:
             cos, sin = ctx.once((self.rope, q.dtype), lambda: self.turns(ctx, q.dtype))
             q, k = turned(q, cos, sin), turned(k, cos, sin)
+        bias = None if self.alibi is None else ctx.once((self.alibi, q.dtype), lambda: self.bias(ctx, q.dtype))
         if ctx.cache is not None:
-            return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible)
-        return q, attend(q, k, v, ctx.visible)
+            return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible, bias)
+        return q, attend(q, k, v, ctx.visible, bias=bias)
+
+    def bias(self, ctx: Context, dtype: torch.dtype) -> Tensor:
+        """(B, N, T, S)."""
+        assert self.alibi is not None
+        assert ctx.positions_BT is not None, "linear biases need positions in the context"
+        places_BT = ctx.positions_BT
+        keys_BS = places_BT if ctx.cache is None else ctx.cache.places(places_BT.shape[1])
+        return self.alibi.bias(places_BT, keys_BS).to(dtype)
 
     def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         return self.out(self.attended(x_BTD, ctx)[1], ctx)

@@ -26,12 +26,22 @@ class Cache(Protocol):
         """Before a forward, room for that many more tokens of each row; padding behind them needs none."""
         ...
 
-    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        """Keep the new keys and values; what the queries find in all that `visible` lets them see, (B, N, T, H)."""
+    def attend(
+        self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
+    ) -> Tensor:
+        """Keep the new keys and values; what the queries find in all that `visible` lets them see, (B, N, T, H).
+
+        Args:
+            bias: added to the scores, (B, N, T, S) of all keys in the order of `places`.
+        """
         ...
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         """Put new tokens behind the old ones; returns all keys and values, (B, K, S, H) each."""
+        ...
+
+    def places(self, tokens: int) -> Tensor:
+        """Where the keys that `append` would return with so many new tokens stand in their rows, (B or 1, S)."""
         ...
 
     def once(self, slot: int, make: Callable[[], Pair]) -> Pair:
@@ -91,11 +101,17 @@ def behind(lengths_B: Tensor, tokens: int, keys: int, window: int | None) -> Mas
 
 
 def attend_in_pages(
-    cache: Paged, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible
+    cache: Paged,
+    slot: int,
+    q_BNTH: Tensor,
+    k_BKTH: Tensor,
+    v_BKTH: Tensor,
+    visible: Visible,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """A cache's `attend`: by a kernel over its pages where one takes it, else over what `append` lays side by side."""
-    if not isinstance(visible, Behind | Causal) or not takes(q_BNTH):
-        return attend(q_BNTH, *cache.append(slot, k_BKTH, v_BKTH), visible)
+    if bias is not None or not isinstance(visible, Behind | Causal) or not takes(q_BNTH):
+        return attend(q_BNTH, *cache.append(slot, k_BKTH, v_BKTH), visible, bias=bias)
     cache.write(slot, k_BKTH, v_BKTH)
     pages = cache.pages(slot, k_BKTH.shape[1], k_BKTH.shape[3], k_BKTH.dtype)
     numbers = {"table_BL": cache.table_BL, "lengths_B": cache.lengths_B, "tokens_B": cache.tokens_B}
@@ -142,8 +158,10 @@ class FixedCache:
             )
         self.tokens_B, self._new = torch.tensor(tokens_B, device=self.lengths_B.device), max(tokens_B)
 
-    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
+    def attend(
+        self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
+    ) -> Tensor:
+        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible, bias)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self.write(slot, k_BKTH, v_BKTH)
@@ -163,6 +181,9 @@ class FixedCache:
         if slot not in self.fixed:
             self.fixed[slot] = make()
         return self.fixed[slot]
+
+    def places(self, tokens: int) -> Tensor:
+        return torch.arange(self.filled + tokens, device=self.lengths_B.device)[None]
 
     def visible(self, tokens: int, window: int | None = None) -> Mask:
         return behind(self.lengths_B, tokens, self.filled + tokens, window)
@@ -194,8 +215,10 @@ class GrowingCache:
     def reserve(self, tokens_B: Sequence[int]) -> None:
         pass  # it grows
 
-    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible)
+    def attend(
+        self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
+    ) -> Tensor:
+        return attend(q_BNTH, *self.append(slot, k_BKTH, v_BKTH), visible, bias=bias)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self._new = k_BKTH.shape[2]
@@ -210,22 +233,25 @@ class GrowingCache:
             self.fixed[slot] = make()
         return self.fixed[slot]
 
+    def places(self, tokens: int) -> Tensor:
+        new_T = torch.arange(tokens, device=self.real_BS.device)
+        return torch.cat([self.place_BS, self.lengths_B[:, None] + new_T], 1)
+
     def visible(self, tokens: int, window: int | None = None) -> Visible:
         if not self.slots and (window is None or tokens <= window):
             return Causal()
         rows = len(self.real_BS)
         new_T = torch.arange(tokens, device=self.real_BS.device)
-        place_BT = self.lengths_B[:, None] + new_T
         old_BTS = self.real_BS[:, None].expand(-1, tokens, -1)
         seen_BTS = torch.cat([old_BTS, (new_T <= new_T[:, None]).expand(rows, -1, -1)], 2)
         if window is not None:
-            key_BS = torch.cat([self.place_BS, place_BT], 1)
-            seen_BTS = seen_BTS & (place_BT[..., None] - key_BS[:, None] < window)
+            key_BS = self.places(tokens)
+            seen_BTS = seen_BTS & (key_BS[:, -tokens:, None] - key_BS[:, None] < window)
         return seen_BTS[:, None]
 
     def advance(self, tokens_B: Tensor) -> None:
+        self.place_BS = self.places(self._new)
         new_T = torch.arange(self._new, device=self.real_BS.device)
-        self.place_BS = torch.cat([self.place_BS, self.lengths_B[:, None] + new_T], 1)
         self.real_BS = torch.cat([self.real_BS, new_T < tokens_B[:, None]], 1)
 
     def select(self, rows_R: Tensor) -> None:

@@ -164,8 +164,10 @@ class PagedCache:
         ]
         self._row_R, self._token_R, self._page_R, self._place_R = torch.tensor(placed, device=self.pool.device).T
 
-    def attend(self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible) -> Tensor:
-        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible)
+    def attend(
+        self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
+    ) -> Tensor:
+        return attend_in_pages(self, slot, q_BNTH, k_BKTH, v_BKTH, visible, bias)
 
     def append(self, slot: int, k_BKTH: Tensor, v_BKTH: Tensor) -> Pair:
         self.write(slot, k_BKTH, v_BKTH)
@@ -193,6 +195,9 @@ class PagedCache:
         if slot not in self.fixed:
             self.fixed[slot] = make()
         return self.fixed[slot]
+
+    def places(self, tokens: int) -> Tensor:
+        return torch.arange(self.longest + tokens, device=self.lengths_B.device)[None]
 
     def visible(self, tokens: int, window: int | None = None) -> Visible:
         return behind(self.lengths_B, tokens, self.longest + tokens, window)

@@ -1,5 +1,9 @@
 """Encoders and connectors that must know which pictures make an item, and where each stands in it."""
 
+# M items, I pictures of all of them, T pictures of one
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from scops.core.batch import Tiles
@@ -11,3 +15,17 @@ class Tiled(nn.Module):
 
 def run_tiled(module: nn.Module, x: Tensor, tiles: Tiles) -> Tensor:
     return module(x, tiles) if isinstance(module, Tiled) else module(x)
+
+
+def by_count(x: Tensor, tiles: Tiles, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """For each item what `run` makes of it, given (m, T, ...) of items that have as many pictures.
+
+    Args:
+        x: by prepared picture, (I, ...).
+    """
+    items, made, same = x.split(tiles.count_M), {}, {}
+    for number, count in enumerate(tiles.count_M):
+        same.setdefault(count, []).append(number)
+    for numbers in same.values():
+        made |= dict(zip(numbers, run(torch.stack([items[number] for number in numbers])), strict=True))
+    return [made[number] for number in range(len(items))]

@@ -16,17 +16,26 @@ Visible = Mask | Tensor | None
 
 
 def attend(
-    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible: Visible = None, *, scale: float | None = None
+    q_BNTH: Tensor,
+    k_BKSH: Tensor,
+    v_BKSH: Tensor,
+    visible: Visible = None,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention; a query that may see nothing gets zeros. Grouped heads where K < N.
 
     Args:
         scale: of q k, H ** -0.5 when None.
+        bias: added to the scores, in the dtype of q, broadcastable to (B, N, T, S).
 
     Returns:
         (B, N, T, H)
     """
     queries, keys, grouped_heads = q_BNTH.shape[2], k_BKSH.shape[2], q_BNTH.shape[1] != k_BKSH.shape[1]
+    if bias is not None:
+        return _with_bias(q_BNTH, k_BKSH, v_BKSH, visible, bias, scale)
     if isinstance(visible, Behind):
         visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     if queries == 1 and grouped_heads and _is_of_all_heads(visible):
@@ -45,6 +54,20 @@ def attend(
     if isinstance(visible, Mask):
         visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     out_BNTH = scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=visible, **options)
+    return torch.where(visible.any(-1, keepdim=True), out_BNTH, 0.0)
+
+
+def _with_bias(
+    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, visible: Visible, bias: Tensor, scale: float | None
+) -> Tensor:
+    """One dense mask of both."""
+    if isinstance(visible, Mask):
+        visible = visible.dense(q_BNTH.shape[0], q_BNTH.shape[2], k_BKSH.shape[2], q_BNTH.device)
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": q_BNTH.shape[1] != k_BKSH.shape[1]}
+    if visible is None:
+        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=bias, **options)
+    added = bias.masked_fill(~visible, -torch.inf)
+    out_BNTH = scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=added, **options)
     return torch.where(visible.any(-1, keepdim=True), out_BNTH, 0.0)
 
 

@@ -5,6 +5,7 @@ published config.json is meant); `layout(spec)` (how read); STAGES (how trained)
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from types import ModuleType, UnionType
@@ -51,8 +52,12 @@ class Origins:
     fresh: tuple[str, ...] = ()
 
 
+KIND = "kind"
+"""Under this name the JSON of a field that takes several kinds of spec says which it holds."""
+
 SYSTEMS = {
-    "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b",)),
+    "mplug-owl": System("scops.systems.mplug_owl", ("mplug-owl-llama-7b", "mplug-owl-bloomz-7b-multilingual")),
+    "mplug-owl-video": System("scops.systems.mplug_owl_video", ("mplug-owl-llama-7b-video",)),
     "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
     "mplug-owl2.1": System("scops.systems.mplug_owl21", ("mplug-owl2.1",)),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
@@ -84,11 +89,24 @@ def module_of(system: str) -> ModuleType:
     return import_module(SYSTEMS[system].module)
 
 
+def spec_to_json(spec: Any) -> dict[str, Any]:
+    """Nested dictionaries; a field that takes several kinds of spec says under "kind" which it holds."""
+    hints, made = get_type_hints(type(spec)), {}
+    for name, value in vars(spec).items():
+        kinds = _kinds(hints[name])
+        made[name] = spec_to_json(value) if is_dataclass(value) else deepcopy(value)
+        if len(kinds) > 1 and is_dataclass(value):
+            made[name] = {KIND: type(value).__name__, **made[name]}
+    return made
+
+
 def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
-    """A Spec (nested dataclasses and tuples included) from what dataclasses.asdict and JSON made of it.
+    """A Spec from what `spec_to_json` and JSON made of it.
+
+    Where a field takes several kinds and the data names none (folders of before there were several), it is the first.
 
     Raises:
-        ValueError: a field that the Spec does not have.
+        ValueError: a field that the Spec does not have, or a kind that the field does not take.
     """
     hints = get_type_hints(kind)
     unknown = set(data) - {f.name for f in fields(kind)}
@@ -98,9 +116,18 @@ def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
     return kind(**{name: _value(hints[name], value) for name, value in data.items()})
 
 
-def _value(hint: Any, value: Any) -> Any:
+def _kinds(hint: Any) -> dict[str, type]:
+    """The dataclasses that a field may hold, by name."""
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if isinstance(value, Mapping):
-        nested = [option for option in options if is_dataclass(option)]
-        return spec_from_json(nested[0], value) if nested else value
+    return {option.__name__: option for option in options if is_dataclass(option)}
+
+
+def _value(hint: Any, value: Any) -> Any:
+    kinds = _kinds(hint)
+    if isinstance(value, Mapping) and kinds:
+        several = len(kinds) > 1
+        name = value.get(KIND, next(iter(kinds))) if several else next(iter(kinds))
+        if name not in kinds:
+            raise ValueError(f"there is no {KIND} {name!r}{nearest(str(name), kinds)}")
+        return spec_from_json(kinds[name], {key: one for key, one in value.items() if not (several and key == KIND)})
     return tuple(value) if isinstance(value, list) else value

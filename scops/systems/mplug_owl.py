@@ -1,16 +1,19 @@
-"""mPLUG-Owl (arXiv 2304.14178; X-PLUG/mPLUG-Owl): CLIP tower -> visual abstractor -> 65 tokens in the text of a LLaMA."""
+"""mPLUG-Owl (arXiv 2304.14178; X-PLUG/mPLUG-Owl): CLIP tower -> visual abstractor -> 65 tokens in the text of a LLaMA or BLOOMZ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scops.checkpoints.hub_bloom import bloom_config, bloom_spec, hub_bloom
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, SplitPerHead, same, split
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
 from scops.core.layout import Always, Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
 from scops.encoders.vit import Vit, VitSpec
+from scops.language.bloom import BloomSpec, bloom
 from scops.language.llama import LlamaSpec, llama
+from scops.language.model import LanguageModel
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.systems import Origins
 from scops.systems.llama import language_config, language_spec
@@ -23,17 +26,21 @@ PAPER = "arXiv 2304.14178"
 class Spec:
     vision: VitSpec = field(default_factory=lambda: VitSpec(eps=1e-6))
     abstractor: AbstractorSpec = field(default_factory=AbstractorSpec)
-    language: LlamaSpec = field(default_factory=LlamaSpec)
+    language: LlamaSpec | BloomSpec = field(default_factory=LlamaSpec)
 
 
-SIZES = {"mplug-owl-llama-7b": Spec()}
+SIZES = {"mplug-owl-llama-7b": Spec(), "mplug-owl-bloomz-7b-multilingual": Spec(language=BloomSpec())}
 
 
 def build(spec: Spec) -> MultimodalDecoder:
     return MultimodalDecoder(
-        llama(spec.language),
+        language(spec.language),
         image=MediaInput(Vit(spec.vision), VisualAbstractor(spec.abstractor, out=spec.language.dim), Inline()),
     )
+
+
+def language(spec: LlamaSpec | BloomSpec) -> LanguageModel:
+    return bloom(spec) if isinstance(spec, BloomSpec) else llama(spec)
 
 
 # How published --------------------------------------------------------------------------------------------------------
@@ -45,7 +52,7 @@ def authors(spec: Spec) -> KeyMap:
         tower(spec.vision.heads).under("vision_model.", "image.encoder."),
         same("query_tokens", "image.connector.queries"),
         ABSTRACTOR.under("abstractor.", "image.connector."),
-        HUB_LLAMA.under("language_model.", "language."),
+        language_keys(spec.language).under("language_model.", "language."),
     )
 
 
@@ -66,6 +73,10 @@ def tower(heads: int) -> KeyMap:
         same(layer + "mlp.fc2.{w}", block + "mlp.body.down.{w}"),
         same("post_layernorm.{w}", "post_norm.{w}"),
     )
+
+
+def language_keys(spec: LlamaSpec | BloomSpec) -> KeyMap:
+    return hub_bloom(spec) if isinstance(spec, BloomSpec) else HUB_LLAMA
 
 
 ABSTRACTOR_LAYER = KeyMap(
@@ -94,8 +105,6 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     if config.get("model_type") != "mplug-owl" or "visual_abstractor_config" not in config:
         return None
     vision, abstractor, text = (config[f"{part}_config"] for part in ("vision", "visual_abstractor", "text"))
-    if text.get("model_type", "llama") != "llama":
-        raise ValueError(f"this mPLUG-Owl has a {text['model_type']!r} language model; only 'llama' is built so far")
     tower = VitSpec(
         dim=vision.get("hidden_size", 1024), hidden=vision.get("intermediate_size", 4096),
         layers=vision.get("num_hidden_layers", 24), heads=vision.get("num_attention_heads", 16),
@@ -107,7 +116,15 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
         layers=abstractor.get("num_hidden_layers", 6), heads=abstractor.get("num_attention_heads", 16),
         queries=config.get("num_query_tokens", 64), eps=abstractor.get("layer_norm_eps", 1e-6),
     )  # fmt: skip
-    return Spec(tower, connector, language_spec(text))
+    return Spec(tower, connector, language_of(text))
+
+
+def language_of(text: Mapping[str, Any]) -> LlamaSpec | BloomSpec:
+    """What a `text_config` means."""
+    kind = text.get("model_type", "llama")
+    if kind not in ("llama", "bloom"):
+        raise ValueError(f"this mPLUG-Owl has a {kind!r} language model; the published ones have 'llama' or 'bloom'")
+    return bloom_spec(text) if kind == "bloom" else language_spec(text)
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
@@ -127,7 +144,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
             "num_hidden_layers": abstractor.layers, "num_attention_heads": abstractor.heads,
             "encoder_hidden_size": vision.dim, "model_type": "mplug_owl_visual_abstract",
         },
-        "text_config": language_config(spec.language),
+        "text_config": bloom_config(spec.language) if isinstance(spec.language, BloomSpec) else language_config(spec.language),
     }  # fmt: skip
 
 

@@ -1,26 +1,37 @@
 """What a frozen encoder makes of each picture, made once: kept in memory, and on disk where a folder is given."""
 
-# M media items, P features per item, D width
+# M media items, I prepared pictures, P features per picture, D width
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scops.checkpoints.write import replacing
-from scops.core.batch import Batch, Example
+from scops.core.batch import Batch, Example, Tiles
+from scops.core.layout import Place
 from scops.core.system import Decoder
 
 SHARD = 256
 """Pictures per file."""
 GROUP, GROUP_CPU = 64, 4
 """Pictures encoded at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """The pictures (I, C, height, width) of one item, which an encoder may have to see together, and their places."""
+
+    kind: str
+    pictures: np.ndarray
+    places: tuple[Place, ...]
 
 
 class Features:
@@ -60,14 +71,10 @@ class Features:
             dtype: in which the encoder takes pictures.
         """
         device = batch.ids_BT.device
-        pictures = {
-            _key(kind, digest): (kind, picture)
-            for example in examples
-            for kind, made in example.media.items()
-            for digest, picture in zip(example.digests[kind], made, strict=True)
-            if _key(kind, digest) not in self
+        items = {
+            keys: item for example in examples for keys, item in _items(example) if not all(key in self for key in keys)
         }
-        fresh = self._encode(system, batch, pictures, dtype)
+        fresh = self._encode(system, batch, items, dtype)
         found: dict[str, Tensor] = {}
         for kind, digests in batch.digests.items():
             keys = [_key(kind, digest) for digest in digests]
@@ -87,23 +94,31 @@ class Features:
         self._open(path)
 
     def _encode(
-        self, system: Decoder, batch: Batch, pictures: Mapping[str, tuple[str, Any]], dtype: torch.dtype
+        self, system: Decoder, batch: Batch, items: Mapping[tuple[str, ...], Item], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """In groups of one size, always full: kernels are chosen by it, so that features do not depend on neighbours."""
+        """In groups of one size, always full: kernels are chosen by it, so that features do not depend on neighbours.
+
+        Args:
+            items: by the keys of their pictures.
+        """
         device = batch.ids_BT.device
         at_once = GROUP_CPU if device.type == "cpu" else GROUP
         fresh: dict[str, Tensor] = {}
-        by_shape: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-        for key, (kind, picture) in pictures.items():
-            by_shape.setdefault((kind, picture.shape), []).append(key)
-        for (kind, _), keys in by_shape.items():
-            for first in range(0, len(keys), at_once):
-                group = keys[first : first + at_once]
-                full = group + group[:1] * (at_once - len(group))
-                media = torch.stack([torch.from_numpy(pictures[key][1]) for key in full]).to(device, dtype)
+        by_shape: dict[tuple[str, tuple[int, ...]], list[tuple[str, ...]]] = {}
+        for keys, item in items.items():
+            by_shape.setdefault((item.kind, item.pictures.shape), []).append(keys)
+        for (kind, (count, *_)), alike in by_shape.items():
+            size = max(at_once // count, 1)
+            for first in range(0, len(alike), size):
+                group = alike[first : first + size]
+                full = group + group[:1] * (size - len(group))
+                media = torch.from_numpy(np.concatenate([items[keys].pictures for keys in full])).to(device, dtype)
+                tiles = Tiles.of([items[keys].places for keys in full], device)
+                together = replace(batch, tiles={kind: tiles}, media={kind: media}, features={})
                 with torch.no_grad():
-                    made_MPD = system.encode(replace(batch, tiles={}, media={kind: media}, features={}))[kind]
-                fresh |= {key: feature.clone() for key, feature in zip(group, made_MPD[: len(group)], strict=True)}
+                    made_IPD = system.encode(together)[kind]
+                wanted = [key for keys in group for key in keys]
+                fresh |= {key: made_IPD[at].clone() for at, key in enumerate(wanted)}
         for key, feature in fresh.items():
             self._remember(key, feature)
             if self.folder:
@@ -132,6 +147,19 @@ class Features:
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, its pictures will be encoded again") from error
         self.shards |= dict.fromkeys(file.keys(), file)
+
+
+def _items(example: Example) -> Iterator[tuple[tuple[str, ...], Item]]:
+    """Items that bring pictures, in reading order, by the keys of these."""
+    met: dict[str, int] = {}
+    for span in example.spans:
+        first = met.get(span.kind, 0)
+        here = slice(first, first + len(span.places))
+        met[span.kind] = here.stop
+        pictures = example.media.get(span.kind, ())[here]
+        if pictures:
+            keys = tuple(_key(span.kind, digest) for digest in example.digests[span.kind][here])
+            yield keys, Item(span.kind, np.stack(pictures), span.places)
 
 
 def _key(kind: str, digest: str) -> str:

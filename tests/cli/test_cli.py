@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 import scops
 from scops.cli.app import app, main
 from tests import tiny
+from tests.data.test_documents import pdf
+from tests.films import film
 
 VERBS = {
     "ls": {"--json"},
@@ -135,6 +137,11 @@ def test_importing_scops_imports_nothing_heavy() -> None:
         (["chat", "owl-nan", "hi"], "did you mean 'owl-nano'"),
         (["chat", "some/where/else", "hi"], "neither a folder nor a file"),
         (["chat", "owl-tiny", "gone.png", "hi"], "gone.png looks like a picture, but there is no such file"),
+        (["chat", "owl-tiny", "gone.mp4", "hi"], "gone.mp4 looks like a video, but there is no such file"),
+        (
+            ["chat", "owl-tiny", "gone.pdf#page=2", "hi"],
+            "gone.pdf#page=2 looks like a document, but there is no such file",
+        ),
         (["verify", "nowhere"], "nowhere is no folder"),
         (["data", "check", "gone.jsonl"], "gone.jsonl does not exist"),
         (["train", "gone.yaml"], "gone.yaml"),
@@ -214,6 +221,33 @@ def test_chat_repeats_with_a_seed(say, owl: Path) -> None:
 
 def test_pictures_without_words_ask_for_words(say, owl: Path, picture: Path) -> None:
     assert "no words" in say("chat", owl, picture).err
+
+
+def test_chat_answers_about_videos_and_documents(say, tmp_path: Path) -> None:
+    folder, clip, report = tiny.mplug_video().save(tmp_path / "video"), tmp_path / "a.mp4", tmp_path / "b.pdf"
+    film(clip, 5)
+    pdf(report)
+    wanted = scops.load(folder).chat([clip, "what is this?"], max_tokens=5)
+    assert say("chat", folder, clip, "what is this?", "--max-tokens", 5).out == wanted + "\n"
+    found = json.loads(say("chat", folder, "see", report, f"{report}#page=2", "hm", "--max-tokens", 3, "--json").out)
+    assert [list(part) for part in found["asked"]] == [["text"], *[["image"]] * 4, ["text"]]
+    assert [part["image"] for part in found["asked"][1:5]] == [f"{report}#page={n}" for n in (1, 2, 3, 2)]
+    assert "takes no 'video'" in say("chat", tiny.owl().save(tmp_path / "owl"), clip, "hm").err
+    clip.write_bytes(clip.read_bytes()[:200])
+    assert "a.mp4: this is not a whole video" in say("chat", folder, clip, "hm").err
+    report.write_bytes(b"%PDF-1.4 hm")
+    assert "b.pdf): this is cut off, damaged or without pages" in say("chat", folder, report, "hm").err
+
+
+def test_a_conversation_shows_videos_and_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say) -> None:
+    folder, clip = tiny.mplug_video().save(tmp_path / "video"), tmp_path / "film.bin"
+    film(clip, 5)
+    (tmp_path / "bad.pdf").write_bytes(b"hm")
+    lines = iter([f"/video {clip}", f"/image {tmp_path / 'bad.pdf'}", "what is this?", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    said = say("chat", folder, "--max-tokens", 5)
+    assert said.out == scops.load(folder).chat("what is this?", videos=[clip], max_tokens=5) + "\n"
+    assert "no PDF document but text that begins 'hm'" in said.err
 
 
 def test_a_broken_picture_is_named(say, owl: Path, tmp_path: Path) -> None:

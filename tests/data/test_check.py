@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-from scops.core.layout import Layout, MediaLayout, Slot
+from scops.core.layout import WHOLE, ClipLayout, Layout, MediaLayout, Slot
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.check import check, show
 from scops.data.processor import Processor
 from scops.data.readers import open_dataset
 from tests.data.test_processor import CHATML, PIXELS, chat, five, picture, processor
 from tests.data.vocabularies import chatml
+from tests.films import film
 
 
 def process(context: int = 60) -> Processor:
@@ -54,6 +55,22 @@ def test_counts_and_reasons(tmp_path: Path) -> None:
     text = report.render().plain
     for words in ("8 of 8 rows looked at, 2 good", "1 dropped: TooLong", "cut.png", "1 dropped: NothingToLearn"):
         assert words in text
+
+
+def test_videos_are_counted_and_damage_between_their_headers_is_found(tmp_path: Path) -> None:
+    content = film(tmp_path / "a.mp4", 6)
+    (tmp_path / "cut.mp4").write_bytes(content[:900])
+    path = tmp_path / "train.jsonl"
+    rows = [{"video": f"{name}.mp4", "question": "Hm?", "answer": "An owl"} for name in ("a", "cut", "gone")]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    clip = ClipLayout(PIXELS, lambda count: (Slot("image", 5, (WHOLE,) * count),))
+    report = check(open_dataset(path), Processor(Layout(CHATML, {"video": clip}, 60), chatml()))
+    assert (report.videos, report.images, report.drops) == (3, 0, {"MediaError": 2})
+    assert [message.split(" video")[0] for message in report.examples["MediaError"]] == [
+        "train.jsonl row 1",
+        "train.jsonl row 2",
+    ]
+    assert "0 images and 3 videos, 3 of them unpacked" in report.render().plain
 
 
 def test_pictures_beyond_the_limit_are_measured_only() -> None:

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scops.core.sample import Media, Sample, Text, Turn
-from scops.data.errors import RowError
+from scops.data.documents import Page
+from scops.data.errors import MediaError, RowError
 from scops.data.readers import Dataset, open_dataset
 from scops.data.readers.dataset import braces
+from tests.data.test_documents import pdf
+from tests.films import film
 
 Write = Callable[[list[Mapping[str, Any]]], Dataset]
 
@@ -98,6 +101,57 @@ def test_messages_with_markers_or_typed_parts(write: Write, tmp_path: Path) -> N
     assert [turn.learn for turn in data[2].turns] == [False, True]
 
 
+def test_videos_stand_where_their_markers_or_parts_do(write: Write, tmp_path: Path) -> None:
+    data = write(
+        [
+            {"video": "a.mp4", "conversations": said("<video>\nWhat?", "A <video>.")},
+            {"videos": ["a.mp4", "b.mp4"], "image": "c.png", "conversations": said("<video> <image><video> hm", "x")},
+        ]
+    )
+    kinds = [(part.kind, part.source.name) for part in data[1].turns[0].parts if isinstance(part, Media)]
+    assert parts(data[0]) == [[tmp_path / "a.mp4", "What?"], ["A <video>."]]
+    assert data[0].media[0].kind == "video"
+    assert data[0].media[0].name == "train.jsonl row 0 video 0"
+    assert kinds == [("video", "a.mp4"), ("image", "c.png"), ("video", "b.mp4")]
+    bare = write([{"question": "Hm?", "answer": "x", "video": "a.mp4", "image": "c.png"}])[0]
+    assert [part.kind for part in bare.media] == ["image", "video"]
+    typed = [
+        {"type": "video"}, {"type": "text", "text": "<video>"}, {"type": "video_url", "video_url": {"url": "b.mp4"}},
+        {"type": "image"},
+    ]  # fmt: skip
+    row = {"messages": [{"role": "user", "content": typed}], "video": "a.mp4", "images": ["c.png"]}
+    (turn,) = write([row])[0].turns
+    assert [(p.kind, p.source.name) if isinstance(p, Media) else p.text for p in turn.parts] == [
+        ("video", "a.mp4"), "<video>", ("video", "b.mp4"), ("image", "c.png"),
+    ]  # fmt: skip
+
+
+def test_a_document_is_all_its_pages_and_one_marker(write: Write, tmp_path: Path) -> None:
+    pdf(tmp_path / "a.pdf")
+    data = write(
+        [
+            {"images": ["a.pdf", "b.png"], "conversations": said("See <image> and <image>.", "x")},
+            {"image": "a.pdf#page=2", "conversations": said("<image>", "x")},
+            {"image": "a.pdf", "conversations": said("<image><image>", "x")},
+            {"image": "gone.pdf", "conversations": said("<image>", "x")},
+            {"image": "a.pdf#page=4", "conversations": said("<image>", "x")},
+        ]
+    )
+    pages = [Page(tmp_path / "a.pdf", number) for number in (1, 2, 3)]
+    assert parts(data[0])[0] == ["See ", *pages, " and ", tmp_path / "b.png", "."]
+    assert [media.name for media in data[0].media][:2] == [
+        "train.jsonl row 0 image 0 page 1",
+        "train.jsonl row 0 image 0 page 2",
+    ]
+    assert parts(data[1])[0] == [pages[1]]
+    with pytest.raises(RowError, match="2 markers <image> in the user's text, but 1 images"):
+        data[2]
+    with pytest.raises(MediaError, match=r"train.jsonl row 3 image 0 \(.*gone.pdf\): the document's file is missing"):
+        data[3]
+    with pytest.raises(MediaError, match=r"row 4 image 0 \(.*a.pdf\): there is no page 4, the document has 3"):
+        data[4]
+
+
 def test_finevision_question_and_caption_rows(write: Write, tmp_path: Path) -> None:
     both = [tmp_path / "a.png", tmp_path / "b.png"]
     fine = {"images": ["a.png", "b.png"], "texts": [{"user": "Q", "assistant": "A"}, {"user": "R", "assistant": "B"}]}
@@ -128,12 +182,21 @@ BAD = {
         "conversations": [*said("x"), {"from": "gpt", "value": "x", "loss": "no"}],
     },
     "no 'conversations', which the first row has; did you mean 'conversation'": {"conversation": said("x")},
-    "no picture in it and none left": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+    "no image in it and none left": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
     "1 of 2 images stand in no part": {
         "messages": [{"role": "user", "content": [{"type": "image"}]}],
         "images": ["a", "b"],
     },
-    "{'type': 'video'}": {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+    "0 markers <video> in the user's text, but 1 videos": {"video": "a.mp4", "conversations": said("x", "<video>")},
+    "1 markers <video> in the user's text, but 0 videos": {"image": "a", "conversations": said("<image><video>", "x")},
+    "both 'video' and 'videos'": {"video": "a", "videos": ["b"], "conversations": said("<video>", "x")},
+    "video 0 is 7": {"video": 7, "conversations": said("<video>", "x")},
+    "no video in it and none left in 'videos'": {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+    "2 of 2 videos stand in no part": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "videos": ["a", "b"],
+    },
+    "{'type': 'sound'}": {"messages": [{"role": "user", "content": [{"type": "sound"}]}]},
     "'messages' is": {"messages": ["x"]},
 }
 
@@ -254,6 +317,27 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     )
     assert parts(data[0]) == [[png(), " or ", png("blue"), "?"], ["The first."]]
     assert parts(pickle.loads(pickle.dumps(data))[0]) == parts(data[0])
+
+
+def test_shards_bring_videos_and_documents(tmp_path: Path) -> None:
+    film(tmp_path / "x.mp4", 3)
+    members = {
+        "a.mp4": (tmp_path / "x.mp4").read_bytes(),
+        "a.pdf": pdf(tmp_path / "x.pdf"),
+        "a.json": json.dumps({"video": "said.mp4", "question": "Hm?", "answer": "x"}).encode(),
+        "b.webm": b"1",
+        "b.json": json.dumps({"videos": ["x", "y"], "question": "Hm?", "answer": "x"}).encode(),
+    }
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+    data = open_dataset(tmp_path / "s.tar")
+    assert [media.kind for media in data[0].media] == ["image"] * 3 + ["video"]
+    assert data[0].media[-1].source == members["a.mp4"]
+    with pytest.raises(RowError, match=r"s.tar b: the JSON names 2 videos, the shard has 1"):
+        data[1]
 
 
 def test_bad_shards_are_named(tmp_path: Path) -> None:

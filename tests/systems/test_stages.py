@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from scops.connectors.abstractor import AbstractorSpec
 from scops.core.batch import Batch
+from scops.core.layout import WHOLE
 from scops.core.stage import Stage
+from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl21, owl_small
+from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl21, mplug_owl_video, owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
@@ -53,6 +55,14 @@ def pictures(side: int) -> Batch:
     """One picture per row, so that word_reading has pairs too; answers differ."""
     rows = [([5, *[0] * ROOM, 6, 7], (1, ROOM)), ([*[0] * ROOM, 9, 8], (0, ROOM)), ([3, 4, *[0] * ROOM, 11], (2, ROOM))]
     return batch_of(*(example(ids, (span,), [torch.randn(3, side, side)]) for ids, span in rows))
+
+
+def clips(side: int) -> Batch:
+    """One clip per row, of two frames and of three."""
+    rows = [([5, *[0] * ROOM, 6, 7], 1, 2), ([*[0] * ROOM, 9, 8], 0, 3)]
+    return batch_of(
+        *(example(i, ((s, ROOM, (WHOLE,) * n),), [torch.randn(3, side, side) for _ in range(n)]) for i, s, n in rows)
+    )
 
 
 def words() -> Batch:
@@ -104,6 +114,20 @@ def test_stages_of_mplug_owl_move_exactly_what_they_name(recipe: str) -> None:
     follow(randomise(mplug_owl.build(spec)), mplug_owl.STAGES[recipe], MPLUG_OWL[recipe], pictures(14))
 
 
+@pytest.mark.parametrize("recipe", MPLUG_OWL)
+def test_stages_of_mplug_owl_with_bloomz_move_exactly_what_they_name(recipe: str) -> None:
+    spec = replace(TINY, language=BloomSpec(dim=32, layers=2, heads=2, vocab=53))
+    follow(randomise(mplug_owl.build(spec)), mplug_owl.STAGES[recipe], MPLUG_OWL[recipe], pictures(14))
+
+
+@pytest.mark.parametrize("recipe", MPLUG_OWL)
+def test_stages_of_mplug_owl_video_move_exactly_what_they_name(recipe: str) -> None:
+    """Clips, since a picture passes no temporal part."""
+    spec = mplug_owl_video.Spec(TINY.vision, TINY.abstractor, replace(LANGUAGE, tied=False))
+    system = randomise(mplug_owl_video.build(spec))
+    follow(system, mplug_owl_video.STAGES[recipe], MPLUG_OWL[recipe], clips(14))
+
+
 @pytest.mark.parametrize("recipe", MPLUG_OWL2)
 def test_stages_of_mplug_owl2_move_exactly_what_they_name(recipe: str) -> None:
     language = replace(LANGUAGE, tied=False, dim=128, hidden=130, kv_heads=2)  # adapters of rank 128 fit
@@ -149,6 +173,7 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
     ("system", "recipes"),
     [
         (mplug_owl, MPLUG_OWL),
+        (mplug_owl_video, MPLUG_OWL),
         (mplug_owl2, MPLUG_OWL2),
         (mplug_owl21, MPLUG_OWL21),
         (owl_small, OWL_SMALL),

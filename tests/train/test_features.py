@@ -2,16 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from scops.core.layout import WHOLE
 from scops.data.collate import pad
+from scops.systems import mplug_owl_video
 from scops.train import features as features_module
 from scops.train.batches import Batcher
 from scops.train.features import Features
 from scops.train.run import Plan
 from scops.train.stage import enter
+from tests.conftest import close, randomise
+from tests.conftest import example as row_of
+from tests.systems.test_mplug_owl_video import ROOM, TINY
 from tests.train.toy import STAGES, Toy, Writer, go, rows, run
 
 
@@ -98,3 +104,25 @@ def test_an_encoder_that_learns_is_not_cached(tmp_path):
     assert batch.media
     assert not batch.features
     shutil.rmtree(tmp_path)
+
+
+@torch.no_grad()
+def test_frames_of_a_clip_are_encoded_together_and_known_one_by_one():
+    system, features = randomise(mplug_owl_video.build(TINY)), Features(folder=None, budget=1 << 20)
+    clips = [(3, "abc"), (1, "d"), (2, "ef"), (3, "ghi"), (3, "abc")]
+    pictures = {digest: torch.randn(3, 14, 14) for _, digests in clips for digest in digests}
+    examples = [
+        replace(
+            row_of([1, *[0] * ROOM], ((1, ROOM, (WHOLE,) * count),), [pictures[digest] for digest in digests]),
+            digests={"image": tuple(digests)},
+        )
+        for count, digests in clips
+    ]
+    batch = pad(examples, pad_id=0)
+    found = features.of(system, batch, examples, dtype=torch.float32)["image"]
+    assert close(found, system.encode(batch)["image"])
+    bare = [replace(one, media={}) for one in examples]
+    again = features.of(system, pad(bare, pad_id=0), bare, dtype=torch.float32)["image"]
+    assert torch.equal(found, again)
+    known = replace(pad(bare, pad_id=0), features={"image": again})
+    assert close(system(known), system(batch))

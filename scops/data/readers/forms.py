@@ -1,22 +1,32 @@
 """Rows in the forms of the ecosystem -> turns.
 
-Markers (`<image>`) are part of the data format in a user's text only, and there must be as many as pictures; one line
-break beside a marker belongs to it, because the template says what stands between. Assistant's words are verbatim.
+Markers (`<image>`, `<video>`) are part of the data format in a user's text only, and there must be as many as media of
+their kind; one line break beside a marker belongs to it, because the template says what stands between. Assistant's words
+are verbatim. A picture that is a PDF document is all its pages, and one marker stands for them together.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from scops.core.names import nearest
 from scops.core.sample import Media, Text, Turn
+from scops.data.documents import is_document, pages
 from scops.data.errors import MediaError, RowError
-from scops.data.image import is_url, unpack_url
+from scops.data.source import Stored, is_url, unpack_url
 
-MARKER = "<image>"
+MARKERS = {"image": "<image>", "video": "<video>"}
+MARKER = re.compile("|".join(MARKERS.values()))
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-PARTS = ("text", "image", "image_url")
+PARTS = {"text": "", "image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+"""Typed parts of messages, and the kind of medium that they hold."""
+
+Shown = tuple[Media, ...]
+"""What one marker stands for: a picture, a video, or all pages of a document."""
+Waiting = dict[str, Iterator[Shown]]
+"""By kind, what was not met in the text yet."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +55,29 @@ class Row:
             self.wrong(f"{where} is {_shown(value)}, expected a list of objects, at least one")
         return value
 
-    def picture(self, value: object, number: int) -> Media:
+    def medium(self, kind: str, value: object, number: int) -> Shown:
         """A path, an address with the data in it, bytes, {bytes, path}, or a picture in memory."""
-        name = f"{self.name} image {number}"
+        name = f"{self.name} {kind} {number}"
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path") or value.get("url")
         if isinstance(value, str) and value:
             try:
-                return Media("image", unpack_url(value, name) if is_url(value) else self.folder / value, name)
+                value = unpack_url(value, name) if is_url(value) else self.folder / value
             except MediaError as error:
                 raise RowError(str(error)) from error
         if not value or isinstance(value, str | int | float | list):
-            self.wrong(f"image {number} is {_shown(value)}, expected a path, bytes or a data URL")
-        return Media("image", value, name)
+            self.wrong(f"{kind} {number} is {_shown(value)}, expected a path, bytes or a data URL")
+        if kind == "image" and is_document(value):
+            return tuple(Media(kind, page, f"{name} page {page.number}") for page in pages(cast(Stored, value), name))
+        return (Media(kind, value, name),)
 
-    def pictures(self) -> list[Media]:
-        """All of the fields image and images, of which at most one is given."""
-        given = [self.fields[key] for key in ("image", "images") if self.fields.get(key) is not None]
+    def media(self, kind: str) -> list[Shown]:
+        """All of the fields `kind` and `kind`s, of which at most one is given."""
+        given = [self.fields[key] for key in (kind, f"{kind}s") if self.fields.get(key) is not None]
         if len(given) > 1:
-            self.wrong("both 'image' and 'images' are given, expected one of them")
+            self.wrong(f"both {kind!r} and '{kind}s' are given, expected one of them")
         items = given[0] if given and isinstance(given[0], list) else given
-        return [self.picture(item, number) for number, item in enumerate(items)]
+        return [self.medium(kind, item, number) for number, item in enumerate(items)]
 
 
 def conversations(row: Row) -> tuple[Turn, ...]:
@@ -75,23 +87,24 @@ def conversations(row: Row) -> tuple[Turn, ...]:
 
 
 def messages(row: Row) -> tuple[Turn, ...]:
-    """{messages: [{role, content}], images}: content is text with markers, or typed parts (text, image, image_url)."""
+    """{messages: [{role, content}], images}: content is text with markers, or typed parts (text, image, video ...)."""
     said = row.list_of(row.fields["messages"], "'messages'")
     typed = [isinstance(one.get("content"), list) for one in said]
     if not any(typed):
         return _marked(row, [(one, one.get("role"), one.get("content")) for one in said])
-    siblings = row.pictures()
-    waiting = iter(siblings)
-    numbers = iter(range(len(siblings), 1 << 30))
+    siblings = {kind: row.media(kind) for kind in MARKERS}
+    waiting = {kind: iter(some) for kind, some in siblings.items()}
+    numbers = {kind: iter(range(len(some), 1 << 30)) for kind, some in siblings.items()}
     turns = []
     for at, one in enumerate(said):
         content = one.get("content")
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        made = tuple(_typed(row, part, f"message {at}", waiting, numbers) for part in parts)
+        made = tuple(one for part in parts for one in _typed(row, part, f"message {at}", waiting, numbers))
         turns.append(_turn(row, at, one, one.get("role"), made))
-    left = len(list(waiting))
-    if left:
-        row.wrong(f"{left} of {len(siblings)} images stand in no part; every image needs a part of type 'image'")
+    for kind, some in siblings.items():
+        left = len(list(waiting[kind]))
+        if left:
+            row.wrong(f"{left} of {len(some)} {kind}s stand in no part; every {kind} needs a part of type {kind!r}")
     return _with_system(row, turns)
 
 
@@ -123,22 +136,29 @@ FORMS: Mapping[str, Callable[[Row], tuple[Turn, ...]]] = {
 }
 """By the field that tells a form from the others."""
 
-FIELDS = (*FORMS, "answer", "image", "images", "system")
+FIELDS = (*FORMS, "answer", "image", "images", "video", "videos", "system")
 """All fields that some form reads; the others go to Sample.extra."""
 
 
 def _marked(
     row: Row, said: Sequence[tuple[Mapping[str, Any], object, object]], *, first: bool = False
 ) -> tuple[Turn, ...]:
-    """Turns from (message, role, text with markers); `first`: pictures without markers open the first user turn."""
-    media = row.pictures()
+    """Turns from (message, role, text with markers); `first`: media without markers open the first user turn."""
+    media = {kind: row.media(kind) for kind in MARKERS}
     words = [row.text(text, f"the text of message {at}") for at, (_, _, text) in enumerate(said)]
     asked = [_role(row, at, role) == "user" for at, (_, role, _) in enumerate(said)]
-    markers = sum(text.count(MARKER) for text, user in zip(words, asked, strict=True) if user)
-    before = media if first and not markers else []
-    if not before and markers != len(media):
-        row.wrong(f"{markers} markers {MARKER} in the user's text, but {len(media)} images; there must be as many")
-    waiting = iter(media)
+    found = {
+        kind: sum(text.count(marker) for text, user in zip(words, asked, strict=True) if user)
+        for kind, marker in MARKERS.items()
+    }
+    bare = first and not any(found.values())
+    before = [one for some in media.values() for shown in some for one in shown] if bare else []
+    for kind, some in media.items() if not before else ():
+        if found[kind] != len(some):
+            row.wrong(
+                f"{found[kind]} markers {MARKERS[kind]} in the user's text, but {len(some)} {kind}s; there must be as many"
+            )
+    waiting = {kind: iter(some) for kind, some in media.items()}
     turns = []
     for at, (message, role, _) in enumerate(said):
         parts = tuple(_split(words[at], waiting)) if asked[at] and not before else (Text(words[at]),)
@@ -148,11 +168,12 @@ def _marked(
     return _with_system(row, turns)
 
 
-def _split(text: str, media: Iterator[Media]) -> Iterator[Text | Media]:
-    pieces = text.split(MARKER)
+def _split(text: str, waiting: Waiting) -> Iterator[Text | Media]:
+    pieces, markers = MARKER.split(text), MARKER.findall(text)
+    kinds = {marker: kind for kind, marker in MARKERS.items()}
     for number, piece in enumerate(pieces):
         if number:
-            yield next(media)
+            yield from next(waiting[kinds[markers[number - 1]]])
             piece = piece.removeprefix("\n")
         if number < len(pieces) - 1:
             piece = piece.removesuffix("\n")
@@ -160,20 +181,21 @@ def _split(text: str, media: Iterator[Media]) -> Iterator[Text | Media]:
             yield Text(piece)
 
 
-def _typed(row: Row, part: object, where: str, waiting: Iterator[Media], numbers: Iterator[int]) -> Text | Media:
+def _typed(
+    row: Row, part: object, where: str, waiting: Waiting, numbers: Mapping[str, Iterator[int]]
+) -> tuple[Text | Media, ...]:
     if not isinstance(part, Mapping) or part.get("type") not in PARTS:
         row.wrong(f"a part of {where} is {_shown(part)}, expected an object with type {', '.join(PARTS)}")
-    kind = part["type"]
-    if kind == "text":
-        return Text(row.text(part.get("text", part.get("content")), f"the text of {where}"))
-    value = next(
-        (part[key] for key in ("image_url", "image", "url", "path", "bytes") if part.get(key) is not None), None
-    )
+    kind = PARTS[part["type"]]
+    if not kind:
+        return (Text(row.text(part.get("text", part.get("content")), f"the text of {where}")),)
+    holders = (f"{kind}_url", kind, "url", "path", "bytes")
+    value = next((part[key] for key in holders if part.get(key) is not None), None)
     if value is not None:
-        return row.picture(value, next(numbers))
-    found = next(waiting, None)
+        return row.medium(kind, value, next(numbers[kind]))
+    found = next(waiting[kind], None)
     if found is None:
-        row.wrong(f"{where} has a part of type {kind!r}, but no picture in it and none left in 'images'")
+        row.wrong(f"{where} has a part of type {part['type']!r}, but no {kind} in it and none left in '{kind}s'")
     return found
 
 

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scops.data.errors import RowError
+from scops.data.video import SUFFIXES
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "pdf")
+VIDEOS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 WORDS = ("txt", "text", "caption")
 
 Member = tuple[str, int, int]
@@ -19,7 +21,10 @@ Member = tuple[str, int, int]
 
 
 class ShardRows:
-    """Tar shards: pictures become `images` (in the shard's order), text the `caption`, JSON the fields, others as they are."""
+    """Tar shards: pictures become `images` and videos `videos` (in the shard's order), text the `caption`, JSON the fields.
+
+    Other members are fields as they are.
+    """
 
     container = "WebDataset shards"
 
@@ -37,20 +42,20 @@ class ShardRows:
     def __getitem__(self, number: int) -> Mapping[str, Any]:
         file, key, members = self.index[number]
         row: dict[str, Any] = {"__key__": key}
-        pictures = []
+        media: dict[str, list[bytes]] = {}
         with self.paths[file].open("rb") as shard:
             for extension, offset, size in members:
                 shard.seek(offset)
                 content, kind = shard.read(size), extension.rpartition(".")[2]
-                if kind in PICTURES:
-                    pictures.append(content)
+                if kind in PICTURES or kind in VIDEOS:
+                    media.setdefault("image" if kind in PICTURES else "video", []).append(content)
                 elif kind == "json":
                     self._add(row, self._json(content, number), number)
                 else:
                     field = "caption" if kind in WORDS else extension
                     self._add(row, {field: self._text(content, number) if kind in WORDS else content}, number)
-        if pictures:
-            self._replace_names(row, pictures, number)
+        for kind, contents in media.items():
+            self._replace_names(row, kind, contents, number)
         return row
 
     def _add(self, row: dict[str, Any], fields: Mapping[str, Any], number: int) -> None:
@@ -59,13 +64,13 @@ class ShardRows:
             raise RowError(f"{self.name(number)}: {', '.join(map(repr, twice))} is given by two members")
         row.update(fields)
 
-    def _replace_names(self, row: dict[str, Any], pictures: list[bytes], number: int) -> None:
-        """The JSON may name the pictures that stand beside it; there must be as many."""
-        named = [row.pop(key) for key in ("image", "images") if row.get(key) is not None]
+    def _replace_names(self, row: dict[str, Any], kind: str, contents: list[bytes], number: int) -> None:
+        """The JSON may name the media that stand beside it; there must be as many."""
+        named = [row.pop(key) for key in (kind, f"{kind}s") if row.get(key) is not None]
         names = [name for one in named for name in (one if isinstance(one, list) else [one])]
-        if names and len(names) != len(pictures):
-            raise RowError(f"{self.name(number)}: the JSON names {len(names)} images, the shard has {len(pictures)}")
-        row["images"] = pictures
+        if names and len(names) != len(contents):
+            raise RowError(f"{self.name(number)}: the JSON names {len(names)} {kind}s, the shard has {len(contents)}")
+        row[f"{kind}s"] = contents
 
     def _json(self, content: bytes, number: int) -> Mapping[str, Any]:
         try:
