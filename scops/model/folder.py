@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import scops
+from scops.checkpoints.read import open_weights
 from scops.checkpoints.write import save_json, save_text, save_weights
 from scops.core.layout import Layout
 from scops.core.names import nearest
@@ -63,9 +64,21 @@ def read_config(folder: Path) -> Config:
         module = module_of(system)
         spec = module.spec_of(content)
         if spec is not None:
+            spec = _settled(module, spec, folder)
             return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
+
+
+def _settled(module: Any, spec: Any, folder: Path) -> Any:
+    """Where a config.json leaves open how a system is built, the names of the weights beside it say so."""
+    if not hasattr(module, "settled"):
+        return spec
+    try:
+        names = open_weights(folder).names()
+    except FileNotFoundError:
+        return spec  # a config.json alone
+    return module.settled(spec, names)
 
 
 def _own(section: Mapping[str, Any], path: Path) -> Config:
