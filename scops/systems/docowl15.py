@@ -10,8 +10,8 @@ from typing import Any
 from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.h_reducer import HReducer, HReducerSpec, tokens_for
-from scops.core.layout import WHOLE, Arranged, Cut, Layout, MediaLayout, Role, Slot, Special, Template, Written
-from scops.core.stage import Lora, Stage
+from scops.core.layout import WHOLE, Arranged, Cut, Layout, MediaLayout, Slot, Written
+from scops.core.stage import Stage
 from scops.data.grids import grids
 from scops.data.tiling import AnchorFit
 from scops.encoders.vit import Vit, VitSpec
@@ -19,8 +19,10 @@ from scops.language.llama import LlamaSpec
 from scops.language.modality_adaptive import modality_adaptive
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.systems import Origins
-from scops.systems.llama import language_config, language_spec
+from scops.systems.llama import language_spec
 from scops.systems.mplug_owl import squares, tower, tower_config, tower_spec
+from scops.systems.mplug_owl2 import LORA as OWL2_LORA
+from scops.systems.mplug_owl2 import MEDIA_EXPERTS, TEMPLATE, text_config
 
 TITLE = "mPLUG-DocOwl 1.5: Unified Structure Learning for OCR-free Document Understanding"
 PAPER = "arXiv 2403.12895"
@@ -107,23 +109,13 @@ def parts_config(vision: VitSpec, reducer: HReducerSpec, language: LlamaSpec) ->
         },
     }  # fmt: skip
     named = {"architectures": ["MPLUGDocOwlLlamaForCausalLM"], "model_type": "mplug_docowl", "visual_config": visual}
-    return language_config(language) | named
+    return text_config(language) | named
 
 
 CONFIGS = {"authors": config_of}
 
 
 # How read -------------------------------------------------------------------------------------------------------------
-
-TEMPLATE = Template(
-    {
-        "system": Role(),
-        "user": Role(before=(Written("USER: "),)),
-        "assistant": Role(before=(Written(" ASSISTANT:"),), after=(Special("</s>"),)),
-    },
-    start=(Special("<s>"),),
-    stops=("</s>",),
-)
 
 
 @dataclass(frozen=True)
@@ -150,10 +142,6 @@ def layout(spec: Spec) -> Layout:
 
 # How trained ----------------------------------------------------------------------------------------------------------
 
-_BLOCK = "language.blocks.*."
-MEDIA_EXPERTS = tuple(f"{_BLOCK}{path}.experts.1" for path in ("attn.norm", "attn.body.k", "attn.body.v", "mlp.norm"))
-"""What the language model has for media alone."""
-PROJECTIONS = ("attn.body.q", "attn.body.o", "attn.body.k.experts.*", "attn.body.v.experts.*", "mlp.body.*")
 STRUCTURE = Stage(
     "structure", train=("image.encoder", "image.connector", *MEDIA_EXPERTS), data=("structure",), steps=12_000, batch=1024,
     lr=1e-4, warmup=360,
@@ -176,7 +164,7 @@ FINETUNE = replace(
 )  # fmt: skip
 ADAPT = replace(
     FINETUNE, name="adapt", train=("image.connector",), lr=1e-4, lr_of={"image.connector": 2e-5},
-    lora=Lora(tuple(_BLOCK + path for path in PROJECTIONS), rank=128, alpha=256.0, dropout=0.05),
+    lora=OWL2_LORA.lora,
     source="X-PLUG/mPLUG-DocOwl scripts/finetune_docowl_lora.sh with 8 processes",
 )  # fmt: skip
 STAGES = {

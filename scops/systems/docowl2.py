@@ -24,8 +24,9 @@ from scops.language.modality_adaptive import modality_adaptive
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.tiled import Tiled
 from scops.systems import Origins
-from scops.systems.docowl15 import H_REDUCER, MEDIA_EXPERTS, TEMPLATE, parts_config, parts_of
+from scops.systems.docowl15 import H_REDUCER, parts_config, parts_of
 from scops.systems.mplug_owl import QUERY_LAYER, squares, tower
+from scops.systems.mplug_owl2 import MEDIA_EXPERTS, TEMPLATE
 
 # I pictures of all pages, P features per picture
 
