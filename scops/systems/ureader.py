@@ -23,7 +23,8 @@ from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.tiled import Tiled
 from scops.systems import Origins
-from scops.systems.mplug_owl import ABSTRACTOR, LORA, parts_config, parts_of, squares, tower
+from scops.systems.llama import language_config, language_spec
+from scops.systems.mplug_owl import ABSTRACTOR, LORA, sight_config, sight_of, squares, tower
 
 # I pieces of all pictures, P features per piece, Q queries, D width
 
@@ -108,11 +109,15 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
         return None
     if kind != "post":
         raise ValueError(f"this UReader has the patch_pos_embed_type {kind!r}; the released one has 'post'")
-    return Spec(*parts_of(config))
+    text = config["text_config"]
+    if text.get("model_type", "llama") != "llama":
+        raise ValueError(f"this UReader has a {text['model_type']!r} language model; the published one has 'llama'")
+    return Spec(*sight_of(config), language_spec(text))
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
-    return parts_config(spec.vision, spec.abstractor, spec.language) | {"patch_pos_embed_type": "post"}
+    text = {"text_config": language_config(spec.language), "patch_pos_embed_type": "post"}
+    return sight_config(spec.vision, spec.abstractor) | text
 
 
 CONFIGS = {"authors": config_of}

@@ -14,7 +14,17 @@ from scops.core.layout import WHOLE, Cut, Slot
 from scops.core.stage import Stage
 from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
-from scops.systems import docowl2, docowl15, llama, mplug_owl, mplug_owl2, mplug_owl21, mplug_owl_video, owl_small, ureader
+from scops.systems import (
+    docowl2,
+    docowl15,
+    llama,
+    mplug_owl,
+    mplug_owl2,
+    mplug_owl21,
+    mplug_owl_video,
+    owl_small,
+    ureader,
+)
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
