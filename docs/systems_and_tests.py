@@ -38,6 +38,19 @@ def encoders(**titles: str) -> tuple[Row, ...]:
     return tuple(Row(name.replace("_", "-"), title, group, without=PART) for name, title in titles.items())
 
 
+def reader(system: str) -> Mapping[str, str]:
+    """A system of the family that cuts pages, by the name of its module and of its tiny model."""
+    tests = f"systems.test_{system}.test_"
+    return {
+        BUILT: tests + "full_size_has_the_published_count_and_names",
+        READS: tests + "keys_round_trip_bitwise",
+        EQUAL: tests + "every_probe_equals_the_reference",
+        CACHED: tests + "cached_session_equals_recompute",
+        TRAINS: f"systems.test_stages.test_stages_of_{system}_move_exactly_what_they_name",
+        ANSWERS: f"systems.test_answers.test_a_loaded_folder_answers[{system}]",
+    }
+
+
 PART = (CACHED, TRAINS, ANSWERS)  # what an encoder alone cannot do
 ROWS = (
     Row(
@@ -95,10 +108,21 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl21]",
         },
     ),
+    Row("ureader", "UReader", "mPLUG family", reader("ureader")),
+    Row("docowl1.5", "DocOwl 1.5", "mPLUG family", reader("docowl15")),
+    Row(
+        "docowl2", "DocOwl2", "mPLUG family",  # its compressor alone is compared, with a copy of the code: not the whole
+        {
+            BUILT: "systems.test_docowl2.test_full_size_is_docowl15s_and_a_compressor",
+            READS: "systems.test_docowl2.test_keys_round_trip_bitwise",
+            CACHED: "systems.test_docowl2.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_stages.test_stages_of_docowl2_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[docowl2]",
+        },
+    ),
     *planned(
         "mPLUG family",
-        mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
-        docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
+        mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", mplug="mPLUG",
     ),
     Row(
         "owl-small", "owl-tiny, owl-nano", "Our own default",

@@ -102,6 +102,39 @@ def owl3_fused() -> Model:
     return owl3("241101", "fused")
 
 
+READER_VISION = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 7}
+
+
+def ureader() -> Model:
+    """UReader that cuts pictures into up to 4 tiles, 4 tokens each."""
+    sizes = {"vision": READER_VISION, "abstractor": ABSTRACTOR, "language": LANGUAGE, "grids": "grid_4"}
+    model = scops.create("ureader", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def docowl15() -> Model:
+    """DocOwl 1.5 likewise: 5 tokens a piece, and the words in front of it."""
+    sizes = {
+        "vision": READER_VISION,
+        "reducer": {"dim": 12},
+        "language": LANGUAGE | {"context": 400},
+        "grids": "grid_4",
+    }
+    model = scops.create("docowl1.5", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def docowl2() -> Model:
+    """DocOwl 2: 5 tokens a page, however it is cut."""
+    compressor = {"dim": LANGUAGE["dim"], "heads": 2}
+    sizes = {"vision": READER_VISION, "reducer": {"dim": 12}, "compressor": compressor, "language": LANGUAGE}
+    model = scops.create("docowl2", sizes | {"grids": "grid_4"}, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def text_only() -> Model:
     model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
@@ -141,6 +174,9 @@ MODELS = {
     "owl21": owl21,
     "owl3": owl3,
     "owl3-fused": owl3_fused,
+    "ureader": ureader,
+    "docowl15": docowl15,
+    "docowl2": docowl2,
     "text": text_only,
 }
 

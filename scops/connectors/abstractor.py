@@ -3,7 +3,7 @@
 With fixed places it is mPLUG-Owl2's (arXiv 2311.04257; mPLUG-Owl2/mplug_owl2/model/visual_encoder.py).
 """
 
-# M pictures, P features per picture, Q queries, S keys (queries, then features), D width, F hidden width
+# M pictures, P features per picture, Q queries, S keys (queries, then features), N heads, D width, F hidden width
 from dataclasses import dataclass
 
 import torch
@@ -61,34 +61,53 @@ class FixedPlaces(nn.Module):
         return x_MSD + places_SD.to(x_MSD)
 
 
-class AbstractorLayer(nn.Module):
-    """q' = norm_queries(q);  x = q' + attn(q', [q'; norm_features(f)]);  x + swiglu(norm_mlp(x))
+class QueryLayer(nn.Module):
+    """What layers of learned queries share: x = q' + attn(q', keys);  x + swiglu(norm_mlp(x)), with q' the normed queries.
 
-    The residual stands on the normed queries. Features are never updated: each layer norms the encoder's anew.
+    Features are never updated: each layer norms the encoder's anew.
+
+    Args:
+        eps: of the norm inside the feed-forward.
+    """
+
+    def __init__(self, dim: int, *, hidden: int, heads: int, eps: float):
+        super().__init__()
+        self.head_dim = dim // heads
+        self.norm_queries, self.norm_features, self.norm_mlp = (nn.LayerNorm(dim, 1e-5) for _ in range(3))
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.mlp = SwiGlu(dim, hidden, bias=True, norm=nn.LayerNorm(hidden, eps))
+
+    def answered(self, x_MQD: Tensor, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        """x is the stream; q (M, Q, D), k and v (M, S, D) are projected to queries, keys and values.
+
+        Args:
+            visible: bool, broadcastable to (M, N, Q, S); None for all.
+        """
+        q, k, v = (
+            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection, x in ((self.q, q), (self.k, k), (self.v, v))
+        )
+        x_MQD = x_MQD + self.o(attend(q, k, v, visible).transpose(1, 2).flatten(2))
+        return x_MQD + self.mlp(self.norm_mlp(x_MQD))
+
+
+class AbstractorLayer(QueryLayer):
+    """Queries see themselves and the features: keys = [q'; norm_features(f)].
 
     Args:
         place: what tells queries and keys, not values, where they stand: (M, S, D) -> (M, S, D).
     """
 
     def __init__(self, spec: AbstractorSpec, place: nn.Module):
-        super().__init__()
+        super().__init__(spec.dim, hidden=spec.hidden, heads=spec.heads, eps=spec.eps)
         self.place = place
-        self.head_dim = spec.dim // spec.heads
-        self.norm_queries, self.norm_features, self.norm_mlp = (nn.LayerNorm(spec.dim, 1e-5) for _ in range(3))
-        self.q, self.k, self.v, self.o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
-        self.mlp = SwiGlu(spec.dim, spec.hidden, bias=True, norm=nn.LayerNorm(spec.hidden, spec.eps))
 
     def forward(self, queries_MQD: Tensor, features_MPD: Tensor, visible: Tensor | None = None) -> Tensor:
         """visible: bool (M, 1, 1, Q + P), which keys may be seen; None for all."""
         x_MQD = self.norm_queries(queries_MQD)
         keys_MSD = torch.cat([x_MQD, self.norm_features(features_MPD)], 1)
         placed_MSD = self.place(keys_MSD)
-        q, k, v = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection, x in ((self.q, placed_MSD[:, : x_MQD.shape[1]]), (self.k, placed_MSD), (self.v, keys_MSD))
-        )
-        x_MQD = x_MQD + self.o(attend(q, k, v, visible).transpose(1, 2).flatten(2))
-        return x_MQD + self.mlp(self.norm_mlp(x_MQD))
+        return self.answered(x_MQD, placed_MSD[:, : x_MQD.shape[1]], placed_MSD, keys_MSD, visible)
 
 
 class VisualAbstractor(nn.Module):
@@ -113,8 +132,12 @@ class VisualAbstractor(nn.Module):
         self.project = IntoWords(spec.dim, out)
         self.end = nn.Parameter(torch.zeros(1, 1, out))
 
-    def forward(self, features_MPD: Tensor, real_MP: Tensor | None = None) -> Tensor:
-        """real_MP: bool, features that are not padding; None when all are real."""
+    def asked(self, features_MPD: Tensor, real_MP: Tensor | None = None) -> Tensor:
+        """(M, Q, D): the queries after the last layer.
+
+        Args:
+            real_MP: bool, features that are not padding; None when all are real.
+        """
         features_MPD = self.join(features_MPD)
         x_MQD = self.queries.expand(len(features_MPD), -1, -1)
         visible = None
@@ -122,7 +145,14 @@ class VisualAbstractor(nn.Module):
             visible = torch.cat([real_MP.new_ones(*x_MQD.shape[:2]), real_MP], 1)[:, None, None]
         for layer in self.layers:
             x_MQD = layer(x_MQD, features_MPD, visible)
+        return x_MQD
+
+    def told(self, x_MQD: Tensor) -> Tensor:
+        """(M, Q + 1, out): among words, with the end token."""
         return torch.cat([self.project(x_MQD), self.end.expand(len(x_MQD), -1, -1)], 1)
+
+    def forward(self, features_MPD: Tensor, real_MP: Tensor | None = None) -> Tensor:
+        return self.told(self.asked(features_MPD, real_MP))
 
 
 def tokens_for(spec: AbstractorSpec) -> int:

@@ -21,6 +21,13 @@ class Written:
     text: str
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """Words of the template with {} where the item's number stands, counted from 1 among its kind in the conversation."""
+
+    text: str
+
+
 Place = tuple[int, int]
 """(row, column) of a tile in its grid."""
 WHOLE: Place = (-1, -1)
@@ -50,6 +57,8 @@ class Slot:
 
 
 Piece = Special | Written
+Arranged = Piece | Numbered | Slot
+"""What may stand in the prompt for an item."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +163,9 @@ UNCUT = Cut((1, 1), ())
 class Always:
     """The same arrangement for every picture, or for clips of every length."""
 
-    pieces: tuple[Piece | Slot, ...]
+    pieces: tuple[Arranged, ...]
 
-    def __call__(self, made_of: Cut | int) -> tuple[Piece | Slot, ...]:
+    def __call__(self, made_of: Cut | int) -> tuple[Arranged, ...]:
         return self.pieces
 
 
@@ -173,7 +182,7 @@ class MediaLayout:
     """
 
     pixels: Pixels
-    arrange: Callable[[Cut], Sequence[Piece | Slot]]
+    arrange: Callable[[Cut], Sequence[Arranged]]
     cut: Callable[[int, int], Cut] | None = None
     when: str = "always"
 
@@ -224,7 +233,7 @@ class ClipLayout:
     """
 
     pixels: Pixels
-    arrange: Callable[[int], Sequence[Piece | Slot]]
+    arrange: Callable[[int], Sequence[Arranged]]
     frames: Callable[[int, float], Sequence[int]] = PerSecond()
 
     @property
@@ -237,7 +246,7 @@ class ClipLayout:
         return {"frames": asdict(cast(Any, self.frames))}
 
 
-def tokens_of(pieces: Sequence[Piece | Slot]) -> int:
+def tokens_of(pieces: Sequence[Arranged]) -> int:
     """What the connector makes for these, as far as it stands in the sequence."""
     return sum(piece.tokens for piece in pieces if isinstance(piece, Slot))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from scops.core.layout import WHOLE, ClipLayout, Cut, MediaLayout, Piece, Place, Slot
+from scops.core.layout import WHOLE, Arranged, ClipLayout, Cut, MediaLayout, Place, Slot
 from scops.core.sample import Media, Sample
 from scops.data import video
 from scops.data.image import Source, decode, digests, measure, prepare
@@ -24,7 +24,7 @@ class Picture:
     layout: MediaLayout
     cut: Cut
 
-    def pieces(self) -> Sequence[Piece | Slot]:
+    def pieces(self) -> Sequence[Arranged]:
         return checked(self.layout.arrange(self.cut), self.cut.places, self.name)
 
     def digests(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Frames:
     layout: ClipLayout
     numbers: tuple[int, ...]
 
-    def pieces(self) -> Sequence[Piece | Slot]:
+    def pieces(self) -> Sequence[Arranged]:
         return checked(self.layout.arrange(len(self.numbers)), (WHOLE,) * len(self.numbers), self.name)
 
     def digests(self) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def item_of(media: Media, sample: Sample, layout: MediaLayout | ClipLayout) -> I
     return Picture(media.source, name, layout, layout.cut_of(height, width, alone=alone))
 
 
-def checked(pieces: Sequence[Piece | Slot], places: Sequence[Place], name: str) -> Sequence[Piece | Slot]:
+def checked(pieces: Sequence[Arranged], places: Sequence[Place], name: str) -> Sequence[Arranged]:
     """The pieces, if their slots take exactly the pictures that are made, all for one input of the model."""
     slots = [piece for piece in pieces if isinstance(piece, Slot)]
     if [place for slot in slots for place in slot.places] != list(places) or len({slot.kind for slot in slots}) != 1:

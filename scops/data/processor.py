@@ -4,6 +4,7 @@ No flat prompt is ever searched: text is encoded as text, so that no words of a 
 or a media slot.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -11,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from scops.core.batch import Example, Span
-from scops.core.layout import Layout, Piece, Slot, Special
+from scops.core.layout import Layout, Numbered, Piece, Slot, Special, Written
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.errors import MediaError, NothingToLearn, TooLong
@@ -99,11 +100,16 @@ class Processor:
         return sample, example
 
     def _write(self, sample: Sample, reply: bool) -> Example:
-        pen = _Pen(self.tokenizer)
+        pen, met = _Pen(self.tokenizer), Counter[str]()
         for segment in segments(self.layout.template, sample.turns, reply=reply):
             whole = segment.piece
-            for piece in self._item(whole, sample).pieces() if isinstance(whole, Media) else (whole,):
-                pen.write(piece, segment.learn)
+            if not isinstance(whole, Media):
+                pen.write(whole, segment.learn)
+                continue
+            met[whole.kind] += 1
+            for piece in self._item(whole, sample).pieces():
+                named = Written(piece.text.format(met[whole.kind])) if isinstance(piece, Numbered) else piece
+                pen.write(named, segment.learn)
         return pen.example(sample)
 
     def _item(self, media: Media, sample: Sample) -> Item:

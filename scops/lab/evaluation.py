@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scops.core.sample import Sample, Text, Turn
-from scops.lab.metrics import CAPTION, contains, exact
+from scops.lab.metrics import CAPTION, anls, contains, exact
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,20 @@ class Question:
 
 @dataclass(frozen=True)
 class Marked:
-    """One reply and how it was marked: `right` is containing a truth (an answer where there is no truth)."""
+    """One reply and how it was marked.
+
+    Args:
+        exact: the reply is an answer.
+        right: a truth (an answer where there is no truth) is contained.
+        anls: how well written words were read, against the truths (the answers where there are none).
+    """
 
     task: str
     reply: str
     answers: tuple[str, ...]
     exact: bool
     right: bool
+    anls: float
 
 
 def questions(sample: Sample) -> list[Question]:
@@ -59,11 +66,18 @@ def questions(sample: Sample) -> list[Question]:
 
 def mark(question: Question, reply: str) -> Marked:
     accepted = question.truths or question.answers
-    return Marked(question.task, reply, question.answers, exact(reply, question.answers), contains(reply, accepted))
+    return Marked(
+        question.task,
+        reply,
+        question.answers,
+        exact(reply, question.answers),
+        contains(reply, accepted),
+        anls(reply, accepted),
+    )
 
 
 def summary(marked: Iterable[Marked]) -> dict[str, dict[str, float]]:
-    """By task, and over "all": questions, shares of exact and right, caption scores."""
+    """By task, and over "all": questions, shares of exact and right, mean ANLS, caption scores."""
     by_task: dict[str, list[Marked]] = {}
     for one in marked:
         by_task.setdefault(one.task, []).append(one)
@@ -79,6 +93,7 @@ def _scores(some: Sequence[Marked]) -> dict[str, float]:
         "questions": len(some),
         "exact": sum(one.exact for one in some) / len(some),
         "right": sum(one.right for one in some) / len(some),
+        "anls": sum(one.anls for one in some) / len(some),
         **{name: metric(replies, references) for name, metric in CAPTION.items()},
     }
 

@@ -1,4 +1,4 @@
-"""How good are replies: exact match, containment, BLEU, ROUGE-L, CIDEr-D.
+"""How good are replies: exact match, containment, ANLS, BLEU, ROUGE-L, CIDEr-D.
 
 Words are lower-cased runs of letters and digits (Chinese characters one by one), so values differ slightly from those
 made with the Java tokenizer of the COCO caption tools; on the same words the formulas are theirs.
@@ -17,6 +17,8 @@ ARTICLES = {"a", "an", "the"}
 NGRAMS = 4
 ROUGE_BETA = 1.2  # recall counts more than precision, as in the COCO caption tools
 CIDER_SIGMA = 6.0
+
+ANLS_LIMIT = 0.5  # what differs by so much of its length, or by more, is no reading
 
 Words = Sequence[str]
 
@@ -43,6 +45,40 @@ def contains(reply: str, answers: Sequence[str]) -> bool:
 
 def _within(part: Words, whole: Words) -> bool:
     return bool(part) and any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+
+
+def anls(reply: str, answers: Sequence[str]) -> float:
+    """Normalised Levenshtein similarity (arXiv 1907.00490, section 5.1), of one question: how well written words were read.
+
+    Of the answers the nearest counts, 0 where half of it or more is wrong. Case does not matter, nor do spaces around words.
+    """
+    if not answers:
+        raise ValueError("metrics: a question without an answer to compare with")
+    return max(_similar(_spaced(reply), _spaced(answer)) for answer in answers)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def _similar(a: str, b: str) -> float:
+    longest = max(len(a), len(b))
+    if not longest:
+        return 1.0
+    if abs(len(a) - len(b)) >= ANLS_LIMIT * longest:
+        return 0.0  # at least so many characters differ
+    share = edits(a, b) / longest
+    return 1 - share if share < ANLS_LIMIT else 0.0
+
+
+def edits(a: str, b: str) -> int:
+    """Characters to insert, remove or replace (Levenshtein 1966)."""
+    row = list(range(len(b) + 1))
+    for x in a:
+        diagonal, row[0] = row[0], row[0] + 1
+        for at, y in enumerate(b, 1):
+            diagonal, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, diagonal + (x != y))
+    return row[-1]
 
 
 def ngrams(words: Words, n: int) -> Counter[tuple[str, ...]]:

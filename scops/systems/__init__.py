@@ -61,6 +61,9 @@ SYSTEMS = {
     "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
     "mplug-owl2.1": System("scops.systems.mplug_owl21", ("mplug-owl2.1",)),
     "mplug-owl3": System("scops.systems.mplug_owl3", ("mplug-owl3-7b-240728", "mplug-owl3-7b-241101")),
+    "ureader": System("scops.systems.ureader", ("ureader-7b",)),
+    "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
+    "docowl2": System("scops.systems.docowl2", ("docowl2",)),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

@@ -79,21 +79,21 @@ def language_keys(spec: LlamaSpec | BloomSpec) -> KeyMap:
     return hub_bloom(spec) if isinstance(spec, BloomSpec) else HUB_LLAMA
 
 
-ABSTRACTOR_LAYER = KeyMap(
-    same("crossattention.attention.query.{w}", "q.{w}"),
-    same("crossattention.attention.key.{w}", "k.{w}"),
-    same("crossattention.attention.value.{w}", "v.{w}"),
-    same("crossattention.norm1.{w}", "norm_queries.{w}"),
-    same("crossattention.normk.{w}", "norm_features.{w}"),
-    same("crossattention.output.out_proj.{w}", "o.{w}"),
-    same("crossattention.output.norm2.{w}", "norm_mlp.{w}"),
-    same("crossattention.output.mlp.w1.{w}", "mlp.gate.{w}"),
-    same("crossattention.output.mlp.w3.{w}", "mlp.up.{w}"),
-    same("crossattention.output.mlp.w2.{w}", "mlp.down.{w}"),
-    same("crossattention.output.mlp.ffn_ln.{w}", "mlp.norm.{w}"),
+QUERY_LAYER = KeyMap(
+    same("attention.query.{w}", "q.{w}"),
+    same("attention.key.{w}", "k.{w}"),
+    same("attention.value.{w}", "v.{w}"),
+    same("norm1.{w}", "norm_queries.{w}"),
+    same("normk.{w}", "norm_features.{w}"),
+    same("output.out_proj.{w}", "o.{w}"),
+    same("output.norm2.{w}", "norm_mlp.{w}"),
+    same("output.mlp.w1.{w}", "mlp.gate.{w}"),
+    same("output.mlp.w3.{w}", "mlp.up.{w}"),
+    same("output.mlp.w2.{w}", "mlp.down.{w}"),
+    same("output.mlp.ffn_ln.{w}", "mlp.norm.{w}"),
 )
 ABSTRACTOR = KeyMap(
-    ABSTRACTOR_LAYER.under("encoder.layers.{i}.", "layers.{i}."),
+    QUERY_LAYER.under("encoder.layers.{i}.crossattention.", "layers.{i}."),
     same("visual_fc.{w}", "project.{w}"),
     same("vit_eos", "end"),
 )
@@ -104,19 +104,20 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that an authors' config.json means; None when it is another system's."""
     if config.get("model_type") != "mplug-owl" or "visual_abstractor_config" not in config:
         return None
-    vision, abstractor, text = (config[f"{part}_config"] for part in ("vision", "visual_abstractor", "text"))
-    tower = VitSpec(
-        dim=vision.get("hidden_size", 1024), hidden=vision.get("intermediate_size", 4096),
-        layers=vision.get("num_hidden_layers", 24), heads=vision.get("num_attention_heads", 16),
-        image=vision.get("image_size", 224), patch=vision.get("patch_size", 14),
-        eps=vision.get("layer_norm_eps", 1e-6), activation=vision.get("hidden_act", "quick_gelu"),
-    )  # fmt: skip
+    if "patch_pos_embed_type" in config:
+        return None  # UReader's
+    return Spec(*sight_of(config), language_of(config["text_config"]))
+
+
+def sight_of(config: Mapping[str, Any]) -> tuple[VitSpec, AbstractorSpec]:
+    """What an authors' config.json says of tower and abstractor."""
+    vision, abstractor = config["vision_config"], config["visual_abstractor_config"]
     connector = AbstractorSpec(
         dim=abstractor.get("hidden_size", 1024), hidden=abstractor.get("intermediate_size", 4096),
         layers=abstractor.get("num_hidden_layers", 6), heads=abstractor.get("num_attention_heads", 16),
         queries=config.get("num_query_tokens", 64), eps=abstractor.get("layer_norm_eps", 1e-6),
     )  # fmt: skip
-    return Spec(tower, connector, language_of(text))
+    return tower_spec(vision, image=224), connector
 
 
 def language_of(text: Mapping[str, Any]) -> LlamaSpec | BloomSpec:
@@ -127,24 +128,43 @@ def language_of(text: Mapping[str, Any]) -> LlamaSpec | BloomSpec:
     return bloom_spec(text) if kind == "bloom" else language_spec(text)
 
 
+def tower_spec(config: Mapping[str, Any], *, image: int) -> VitSpec:
+    """Of a published vision config; `image` where it names no size."""
+    return VitSpec(
+        dim=config.get("hidden_size", 1024), hidden=config.get("intermediate_size", 4096),
+        layers=config.get("num_hidden_layers", 24), heads=config.get("num_attention_heads", 16),
+        image=config.get("image_size", image), patch=config.get("patch_size", 14),
+        eps=config.get("layer_norm_eps", 1e-6), activation=config.get("hidden_act", "quick_gelu"),
+    )  # fmt: skip
+
+
 def config_of(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the authors' config.json."""
-    vision, abstractor = spec.vision, spec.abstractor
+    text = bloom_config(spec.language) if isinstance(spec.language, BloomSpec) else language_config(spec.language)
+    return sight_config(spec.vision, spec.abstractor) | {"text_config": text}
+
+
+def sight_config(vision: VitSpec, abstractor: AbstractorSpec) -> dict[str, Any]:
+    """The inverse of `sight_of`."""
     return {
         "architectures": ["MplugOwlForConditionalGeneration"],
         "model_type": "mplug-owl",
         "num_query_tokens": abstractor.queries,
-        "vision_config": {
-            "hidden_size": vision.dim, "intermediate_size": vision.hidden, "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads, "image_size": vision.image, "patch_size": vision.patch,
-            "layer_norm_eps": vision.eps, "hidden_act": vision.activation, "model_type": "mplug_owl_vision_model",
-        },
+        "vision_config": tower_config(vision),
         "visual_abstractor_config": {
             "hidden_size": abstractor.dim, "intermediate_size": abstractor.hidden, "layer_norm_eps": abstractor.eps,
             "num_hidden_layers": abstractor.layers, "num_attention_heads": abstractor.heads,
             "encoder_hidden_size": vision.dim, "model_type": "mplug_owl_visual_abstract",
         },
-        "text_config": bloom_config(spec.language) if isinstance(spec.language, BloomSpec) else language_config(spec.language),
+    }  # fmt: skip
+
+
+def tower_config(spec: VitSpec) -> dict[str, Any]:
+    """The inverse of `tower_spec`."""
+    return {
+        "hidden_size": spec.dim, "intermediate_size": spec.hidden, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "image_size": spec.image, "patch_size": spec.patch,
+        "layer_norm_eps": spec.eps, "hidden_act": spec.activation, "model_type": "mplug_owl_vision_model",
     }  # fmt: skip
 
 
@@ -173,8 +193,12 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 def layout(spec: Spec) -> Layout:
     slot = Always((Slot("image", tokens_for(spec.abstractor)),))
-    pixels = Pixels(spec.vision.image, spec.vision.image, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
-    return Layout(TEMPLATE, {"image": MediaLayout(pixels, slot)}, spec.language.context)
+    return Layout(TEMPLATE, {"image": MediaLayout(squares(spec.vision.image), slot)}, spec.language.context)
+
+
+def squares(side: int) -> Pixels:
+    """Pictures stretched to a square as CLIP has its numbers."""
+    return Pixels(side, side, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
 
 
 # How trained ----------------------------------------------------------------------------------------------------------

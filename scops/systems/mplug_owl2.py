@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
 from scops.checkpoints.keymap import KeyMap, WithTables, rule, same
 from scops.connectors.abstractor import AbstractorSpec, FixedPlaces, VisualAbstractor, tokens_for
-from scops.core.layout import Cut, Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
+from scops.core.layout import Cut, Layout, MediaLayout, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
 from scops.encoders.grid_vit import GridVit
 from scops.encoders.vit import ACTIVATIONS, Vit, VitSpec
@@ -22,7 +22,7 @@ from scops.language.modality_adaptive import modality_adaptive
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.systems import Origins
 from scops.systems.llama import language_config, language_spec
-from scops.systems.mplug_owl import ABSTRACTOR, CLIP_MEAN, CLIP_STD, tower
+from scops.systems.mplug_owl import ABSTRACTOR, squares, tower, tower_config, tower_spec
 
 TITLE = "mPLUG-Owl2: Revolutionizing Multi-modal Large Language Model with Modality Collaboration"
 PAPER = "arXiv 2311.04257"
@@ -125,18 +125,17 @@ def eyes_of(visual: Mapping[str, Any]) -> Eyes:
         ValueError: parts that do not fit each other, or that no published model has.
     """
     vision, abstractor = visual.get("visual_model", {}), visual.get("visual_abstractor", {})
-    tower = VitSpec(
-        dim=vision.get("hidden_size", 1024), hidden=vision.get("intermediate_size", 4096),
-        layers=vision.get("num_hidden_layers", 24), heads=vision.get("num_attention_heads", 16),
-        image=vision.get("image_size", 448), patch=vision.get("patch_size", 14),
-        eps=vision.get("layer_norm_eps", 1e-6), activation=vision.get("hidden_act", "quick_gelu"),
-    )  # fmt: skip
     connector = AbstractorSpec(
         dim=abstractor.get("hidden_size", 1024), hidden=abstractor.get("intermediate_size", 2816),
         layers=abstractor.get("num_hidden_layers", 6), heads=abstractor.get("num_attention_heads", 16),
         queries=abstractor.get("num_learnable_queries", 64), eps=abstractor.get("layer_norm_eps", 1e-6),
     )  # fmt: skip
-    made = Eyes(tower, connector, int(vision.get("use_cls_token", True)), vision.get("use_post_layernorm", True))
+    made = Eyes(
+        tower_spec(vision, image=448),
+        connector,
+        int(vision.get("use_cls_token", True)),
+        vision.get("use_post_layernorm", True),
+    )
     _fit(made, abstractor)
     return made
 
@@ -163,28 +162,29 @@ def _fit(eyes: Eyes, abstractor: Mapping[str, Any]) -> None:
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
-    """The inverse of `spec_of`: the authors' config.json, whose class knows no width of heads."""
-    language = language_config(spec.language)
-    if spec.language.head_dim is None:
-        del language["head_dim"]
+    """The inverse of `spec_of`: the authors' config.json."""
     return {
-        **language,
+        **text_config(spec.language),
         "architectures": ["MPLUGOwl2LlamaForCausalLM"],
         "model_type": "mplug_owl2",
         "visual_config": visual_config(spec.eyes),
     }
 
 
+def text_config(language: LlamaSpec) -> dict[str, Any]:
+    """Of the language model; the authors' class knows no width of heads."""
+    config = language_config(language)
+    if language.head_dim is None:
+        del config["head_dim"]
+    return config
+
+
 def visual_config(eyes: Eyes) -> dict[str, Any]:
     """The inverse of `eyes_of`."""
     vision, abstractor = eyes.vision, eyes.abstractor
     return {
-        "visual_model": {
-            "hidden_size": vision.dim, "intermediate_size": vision.hidden, "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads, "image_size": vision.image, "patch_size": vision.patch,
-            "layer_norm_eps": vision.eps, "hidden_act": vision.activation, "model_type": "mplug_owl_vision_model",
-            "use_cls_token": bool(eyes.cls), "use_post_layernorm": eyes.post_norm,
-        },
+        "visual_model": tower_config(vision)
+        | {"use_cls_token": bool(eyes.cls), "use_post_layernorm": eyes.post_norm},
         "visual_abstractor": {
             "hidden_size": abstractor.dim, "intermediate_size": abstractor.hidden, "layer_norm_eps": abstractor.eps,
             "num_hidden_layers": abstractor.layers, "num_attention_heads": abstractor.heads,
@@ -226,8 +226,7 @@ class One:
 
 def pictures(eyes: Eyes) -> dict[str, MediaLayout]:
     side = eyes.vision.image
-    pixels = Pixels(side, side, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
-    return {"image": MediaLayout(pixels, One(tokens_for(eyes.abstractor)), cut=Squared(side))}
+    return {"image": MediaLayout(squares(side), One(tokens_for(eyes.abstractor)), cut=Squared(side))}
 
 
 def roles(end: str) -> dict[str, Role]:

@@ -302,7 +302,9 @@ def test_eval_marks_every_answer(say, owl: Path, rows: Path, tmp_path: Path) -> 
     assert whole["prompts_sha256"] == found["prompts_sha256"]
     again = json.loads(say("eval", owl, rows, "--max-tokens", 5, "--batch", 1, "--json").out)
     assert (again["scores"], again["prompts_sha256"]) == (found["scores"], found["prompts_sha256"])
-    assert "name" in say("eval", owl, rows, "--max-tokens", 5, "--limit", 1).out
+    printed = say("eval", owl, rows, "--max-tokens", 5, "--limit", 1).out
+    assert all(word in printed for word in ("name", "exact", "anls"))
+    assert all(0 <= row["anls"] <= 1 for row in whole["replies"])
 
 
 def test_eval_of_rows_that_cannot_be_asked_fails(say, owl: Path, tmp_path: Path) -> None:

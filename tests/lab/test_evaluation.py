@@ -62,3 +62,11 @@ def test_the_summary_counts_by_task_and_over_all() -> None:
     assert {task: (s["questions"], s["exact"], s["right"]) for task, s in found.items()} == {
         "name": (2, 0.5, 0.5), "count": (1, 0.0, 1.0), "all": (3, pytest.approx(1 / 3), pytest.approx(2 / 3)),
     }  # fmt: skip
+
+
+def test_reading_is_marked_against_the_truths_where_there_are_any() -> None:
+    (told,) = questions(row("What number?", "It is 4711.", truth=["4711", "No. 4711"]))
+    (bare,) = questions(row("What number?", "4711"))
+    assert [mark(question, "4712").anls for question in (told, bare)] == [0.75, 0.75]
+    assert mark(told, "It is 4711.").anls == 0.0
+    assert summary([mark(told, "4711"), mark(bare, "4712")])["demo"]["anls"] == pytest.approx(0.875)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from scops.lab.metrics import CAPTION, _common, bleu, cider, contains, exact, rouge_l
+from scops.lab.metrics import CAPTION, _common, anls, bleu, cider, contains, edits, exact, rouge_l
 
 REPLIES = ["a small owl sits on a branch", "two red apples and a a a bird", "the sun over the sea", "a cat"]
 REFERENCES = [
@@ -67,3 +67,40 @@ def test_answers_are_compared_by_their_words(
     reply: str, answers: list[str], is_exact: bool, is_contained: bool
 ) -> None:
     assert (exact(reply, answers), contains(reply, answers)) == (is_exact, is_contained)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answers", "score"),
+    [
+        ("Invoice 4711", ["invoice 4711"], 1.0),
+        ("invoice  4711\n", ["Invoice 4711"], 1.0),
+        ("invoice 4712", ["invoice 4711"], 11 / 12),
+        ("invoice4711", ["invoice 4711"], 11 / 12),  # spaces between words count
+        ("4711", ["invoice 4711", "4711"], 1.0),
+        ("abcd", ["abxy"], 0.0),  # exactly half
+        ("abcde", ["abcxy"], 0.6),
+        ("it is 4711", ["4711"], 0.0),
+        ("", ["4711"], 0.0),
+        ("\uff14\uff17\uff11\uff11", ["4711"], 1.0),  # full-width digits
+    ],
+)
+def test_anls_is_its_definition(reply: str, answers: list[str], score: float) -> None:
+    assert anls(reply, answers) == pytest.approx(score)
+
+
+def test_anls_needs_an_answer() -> None:
+    with pytest.raises(ValueError, match="without an answer"):
+        anls("4711", [])
+
+
+def test_edits_equal_their_definition() -> None:
+    dice = random.Random(0)
+
+    def slow(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        return min(slow(a[1:], b) + 1, slow(a, b[1:]) + 1, slow(a[1:], b[1:]) + (a[0] != b[0]))
+
+    for _ in range(60):
+        a, b = ("".join(dice.choice("xyz") for _ in range(dice.randrange(6))) for _ in range(2))
+        assert edits(a, b) == edits(b, a) == slow(a, b)

@@ -10,18 +10,29 @@ from torch import Tensor, nn
 
 from scops.connectors.abstractor import AbstractorSpec
 from scops.core.batch import Batch
-from scops.core.layout import WHOLE
+from scops.core.layout import WHOLE, Cut, Slot
 from scops.core.stage import Stage
 from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl3, mplug_owl21, mplug_owl_video, owl_small
+from scops.systems import (
+    docowl2,
+    docowl15,
+    llama,
+    mplug_owl,
+    mplug_owl2,
+    mplug_owl3,
+    mplug_owl21,
+    mplug_owl_video,
+    owl_small,
+    ureader,
+)
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
 from tests.models.test_beside import PROMPTS
 from tests.models.test_beside import SPEC as BESIDE
-from tests.systems import test_mplug_owl2, test_mplug_owl21
+from tests.systems import pieces, test_docowl2, test_docowl15, test_mplug_owl2, test_mplug_owl21, test_ureader
 from tests.systems.test_mplug_owl import TINY
 
 SIDE, ROOM = 64, 4  # of the small owls below: pixels of a picture, tokens of a picture
@@ -56,6 +67,17 @@ OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
     "owl-nano": ((("image.connector.", "language.embed."), ""), (DECODER, ""), (DECODER, "")),
 }
+UREADER = {"ureader-7b": ((BRIDGE, "q v"),)}
+STRUCTURE, TASKS = ((*EYES, *MEDIA_EXPERTS), ""), ((*BRIDGE, *DECODER), "")
+DOCOWL15 = {
+    "docowl1.5": (STRUCTURE, TASKS),
+    "docowl1.5-chat": (STRUCTURE, TASKS),
+    "docowl1.5-stage1": (STRUCTURE,),
+    "docowl1.5-omni": (STRUCTURE, TASKS),
+    "finetune": (TASKS,),
+    "lora": ((BRIDGE, "q o 0 1 gate up down"),),  # 0 and 1 are the experts of k and of v
+}
+DOCOWL2 = {"docowl2": (STRUCTURE, ((*BRIDGE, *MEDIA_EXPERTS), ""), TASKS)}
 LLAMA = {"finetune": ((DECODER, ""),), "lora": (((), "q k v o gate up down"),)}
 
 
@@ -71,6 +93,16 @@ def clips(side: int) -> Batch:
     return batch_of(
         *(example(i, ((s, ROOM, (WHOLE,) * n),), [torch.randn(3, side, side) for _ in range(n)]) for i, s, n in rows)
     )
+
+
+def pages(room: int, *, one_slot: bool) -> Batch:
+    """Pages of a whole view and tiles: all in one slot, or each in its own."""
+    rows = []
+    for ids, grid in (((5, 6, 7), (1, 2)), ((9, 8, 4), (2, 1)), ((3, 11, 2), (1, 1))):
+        places = Cut(grid, ((1, 1),), "first").places
+        slots = [Slot("image", room, some) for some in ([places] if one_slot else [(place,) for place in places])]
+        rows.append(pieces.written([1, *slots, *ids]))
+    return batch_of(*rows)
 
 
 def words() -> Batch:
@@ -93,7 +125,8 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 def two_steps(module: nn.Module, stage: Stage, batch: Batch) -> set[str]:
     """Paths that two real training steps changed."""
     of = dict.fromkeys(stage.lr_of, 1e-2)
-    stage = replace(stage, lr=1e-2, lr_of=of, warmup=0)  # so that rounding hides no movement
+    lora = stage.lora and replace(stage.lora, rank=min(stage.lora.rank, 16))  # fits
+    stage = replace(stage, lr=1e-2, lr_of=of, warmup=0, lora=lora)  # so that rounding hides no movement
     trainables = enter(module, stage)
     optimiser, before = Optimiser(trainables, module, stage=stage), snapshot(module)
     for done in range(2):
@@ -102,14 +135,21 @@ def two_steps(module: nn.Module, stage: Stage, batch: Batch) -> set[str]:
     return {path for path, tensor in snapshot(module).items() if not torch.equal(tensor, before[path])}
 
 
-def follow(module: nn.Module, stages: tuple[Stage, ...], expected: tuple, batch: Batch) -> None:
-    """Walk through a recipe's stages on one module."""
+def follow(
+    module: nn.Module, stages: tuple[Stage, ...], expected: tuple, batch: Batch, *, unused: tuple[str, ...] = ()
+) -> None:
+    """Walk through a recipe's stages on one module.
+
+    Args:
+        unused: paths that are published, learn by their names, and have no part in any result.
+    """
     for stage, (beginnings, projections) in zip(stages, expected, strict=True):
         moved = two_steps(module, stage, batch)
         paths = {path for path, _ in module.named_parameters()}
         adapters = {path for path in paths if path.endswith((".lora_a", ".lora_b"))}
         assert {path.split(".")[-2] for path in adapters} == set(projections.split()), stage.name
-        assert moved == {path for path in paths if path.startswith(beginnings)} | adapters, stage.name
+        named = {path for path in paths if path.startswith(beginnings)} - {*unused}
+        assert moved == named | adapters, stage.name
         for path, part in module.named_modules():
             parameters = list(part.parameters())
             if parameters:
@@ -174,6 +214,32 @@ def test_stages_of_mplug_owl3_move_exactly_what_they_name(recipe: str) -> None:
     follow(system, mplug_owl3.STAGES[recipe], MPLUG_OWL3[recipe], batch_of(*PROMPTS.values()))
 
 
+@pytest.mark.parametrize("recipe", UREADER)
+def test_stages_of_ureader_move_exactly_what_they_name(recipe: str) -> None:
+    spec = replace(test_ureader.TINY, language=replace(LANGUAGE, tied=False))
+    batch = pages(test_ureader.ROOM, one_slot=False)
+    follow(randomise(ureader.build(spec)), ureader.STAGES[recipe], UREADER[recipe], batch)
+
+
+@pytest.mark.parametrize("recipe", DOCOWL15)
+def test_stages_of_docowl15_move_exactly_what_they_name(recipe: str) -> None:
+    spec = replace(test_docowl15.TINY, language=replace(LANGUAGE, tied=False))
+    unused = ("image.connector.norm.weight", "image.connector.norm.bias")
+    batch = pages(test_docowl15.ROOM, one_slot=False)
+    follow(randomise(docowl15.build(spec)), docowl15.STAGES[recipe], DOCOWL15[recipe], batch, unused=unused)
+
+
+@pytest.mark.parametrize("recipe", DOCOWL2)
+def test_stages_of_docowl2_move_exactly_what_they_name(recipe: str) -> None:
+    tiny = test_docowl2.TINY
+    spec = replace(
+        tiny, language=replace(LANGUAGE, tied=False), compressor=replace(tiny.compressor, dim=LANGUAGE.dim, heads=2)
+    )
+    unused = tuple(f"image.connector.reducer.{name}" for name in ("norm.weight", "norm.bias", "end"))
+    batch = pages(test_docowl2.ROOM, one_slot=True)
+    follow(randomise(docowl2.build(spec)), docowl2.STAGES[recipe], DOCOWL2[recipe], batch, unused=unused)
+
+
 @pytest.mark.parametrize("recipe", OWL_SMALL)
 def test_stages_of_owl_small_move_exactly_what_they_name(recipe: str) -> None:
     follow(small(SMALL), owl_small.STAGES[recipe], OWL_SMALL[recipe], pictures(SIDE))
@@ -192,6 +258,9 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
         (mplug_owl2, MPLUG_OWL2),
         (mplug_owl21, MPLUG_OWL21),
         (mplug_owl3, MPLUG_OWL3),
+        (ureader, UREADER),
+        (docowl15, DOCOWL15),
+        (docowl2, DOCOWL2),
         (owl_small, OWL_SMALL),
         (llama, LLAMA),
     ],
