@@ -37,6 +37,13 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(Backend.from_str(_trained()), bos="<s>", eos="<|im_end|>", pad="</s>")
 
 
+def qwen_tokenizer() -> Tokenizer:
+    """With the special tokens of Qwen2."""
+    backend = Backend.from_str(_trained())
+    backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(backend, bos="<|endoftext|>", eos="<|im_end|>", pad="</s>")
+
+
 def owl() -> Model:
     """owl-nano, smaller still: sees pictures of 64x64 as 4 tokens."""
     model = scops.create(
@@ -81,6 +88,20 @@ def owl21() -> Model:
     return model
 
 
+def owl3(release: str = "240728", attention: str = "adaptive") -> Model:
+    """mPLUG-Owl3 at a tiny size: pictures stand beside the text."""
+    vision = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 13}
+    language = LANGUAGE | {"bias": "qkv", "context": 900}
+    changes = {"vision": vision, "language": language, "hyper": [1, 2], "attention": attention}
+    model = scops.create(f"mplug-owl3-7b-{release}", changes, tokenizer=qwen_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def owl3_fused() -> Model:
+    return owl3("241101", "fused")
+
+
 def text_only() -> Model:
     model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
@@ -113,6 +134,7 @@ def mplug_video() -> Model:
 
 MODELS = {
     "owl": owl, "mplug": mplug, "mplug_bloomz": mplug_bloomz, "mplug_video": mplug_video, "owl2": owl2, "owl21": owl21,
+    "owl3": owl3, "owl3-fused": owl3_fused,
     "text": text_only,
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 # M pictures, C channels, P tokens per picture (class token first), D width, F hidden width
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from scops.nn.block import Block, PreNorm
 from scops.nn.context import Context
 from scops.nn.feed_forward import FeedForward, QuickGelu
 
-ACTIVATIONS = {"quick_gelu": QuickGelu, "gelu": nn.GELU}
+ACTIVATIONS = {"quick_gelu": QuickGelu, "gelu": nn.GELU, "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh")}
 """Published spellings; "gelu" is the exact one."""
 
 
@@ -71,22 +73,44 @@ class Vit(nn.Module):
         return self.post_norm(x_MPD)
 
 
+class BlockSpec(Protocol):
+    """What a block must know of its tower."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def eps(self) -> float: ...
+
+    @property
+    def activation(self) -> str: ...
+
+
+def block(spec: BlockSpec) -> Block:
+    """Norm, self-attention, norm, feed-forward, with biases everywhere."""
+    q, k, v, o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
+    attn = SelfAttention(q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
+    return Block(
+        attn=PreNorm(nn.LayerNorm(spec.dim, spec.eps), attn),
+        mlp=PreNorm(nn.LayerNorm(spec.dim, spec.eps), feed_forward(spec)),
+    )
+
+
+def feed_forward(spec: BlockSpec) -> FeedForward:
+    return FeedForward(
+        nn.Linear(spec.dim, spec.hidden), ACTIVATIONS[spec.activation](), nn.Linear(spec.hidden, spec.dim)
+    )
+
+
 def check_size(pixels_MCHW: Tensor, side: int) -> None:
     if pixels_MCHW.shape[-2:] != (side, side):
         raise ValueError(
             f"pictures are {tuple(pixels_MCHW.shape[-2:])}, but this encoder has positions for "
             f"({side}, {side}); the layout's Pixels must ask for that size"
         )
-
-
-def block(spec: VitSpec) -> Block:
-    q, k, v, o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
-    mlp = FeedForward(
-        nn.Linear(spec.dim, spec.hidden), ACTIVATIONS[spec.activation](), nn.Linear(spec.hidden, spec.dim)
-    )
-    return Block(
-        attn=PreNorm(
-            nn.LayerNorm(spec.dim, spec.eps), SelfAttention(q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
-        ),
-        mlp=PreNorm(nn.LayerNorm(spec.dim, spec.eps), mlp),
-    )

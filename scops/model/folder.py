@@ -67,7 +67,8 @@ def read_config(folder: Path) -> Config:
     if found:
         system = next(iter(found)) if len(found) == 1 else _by_weights(folder, found)
         module = module_of(system)
-        return Config(system, size_of(module, found[system]), found[system], next(iter(module.KEYS)))
+        spec = _settled(module, found[system], folder)
+        return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
 
@@ -82,6 +83,17 @@ def _by_weights(folder: Path, found: Mapping[str, Any]) -> str:
                 keys[next(iter(keys))](spec).load_names(names)
                 return system
     return next(iter(found))
+
+
+def _settled(module: Any, spec: Any, folder: Path) -> Any:
+    """Where a config.json leaves open how a system is built, the names of the weights beside it say so."""
+    if not hasattr(module, "settled"):
+        return spec
+    try:
+        names = open_weights(folder).names()
+    except FileNotFoundError:
+        return spec  # a config.json alone
+    return module.settled(spec, names)
 
 
 def _own(section: Mapping[str, Any], path: Path) -> Config:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from scops.core.batch import Batch, Tiles, Where
 from scops.core.layout import WHOLE
 from scops.language.model import LanguageModel
+from scops.models.beside import Starts
 from scops.models.compiled import CompiledSteps
 from scops.models.encoded import Encoded
 from scops.models.shared import PagedSession
 from scops.native.steps import steps_of
-from scops.nn.attention import number_slots
+from scops.nn.attention import Asks, number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
 from scops.nn.context import Context
 from scops.nn.paged import Pages
@@ -26,15 +27,27 @@ from scops.ops.masks import Causal, Documents, Mask, Real, Window
 
 
 class Placement(Protocol):
-    """Where a modality's tokens go: into the sequence, or beside it."""
+    """Where a modality's tokens go: into the sequence, or beside it.
 
-    def place(self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context) -> tuple[Tensor, Context]: ...
+    Args:
+        memory: the name of the memory beside the sequence; "" in it.
+    """
+
+    memory: str
+
+    def place(
+        self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context, documents: Starts
+    ) -> tuple[Tensor, Context]: ...
 
 
 class Inline:
     """Over the placeholders; the processor has already written one placeholder per token."""
 
-    def place(self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context) -> tuple[Tensor, Context]:
+    memory = ""
+
+    def place(
+        self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context, documents: Starts
+    ) -> tuple[Tensor, Context]:
         made = tokens_MQD.shape[0] * tokens_MQD.shape[1]
         if made != len(where.index_R):
             raise ValueError(
@@ -119,7 +132,8 @@ class MultimodalDecoder(nn.Module):
             seen = realise(mask, rows=rows, queries=tokens, keys=tokens, device=x_BTD.device)
         ctx = Context(batch.positions_BT, seen, batch.route, cache=cache, stretch_BT=self._stretch(batch))
         for kind, tokens_MQD in self.connect(batch).items():
-            x_BTD, ctx = self.input(kind).placement.place(x_BTD, tokens_MQD, batch.where[kind], ctx)
+            placement, where = self.input(kind).placement, batch.where[kind]
+            x_BTD, ctx = placement.place(x_BTD, tokens_MQD, where, ctx, batch.documents)
         return x_BTD, ctx
 
     def _stretch(self, batch: Batch) -> Tensor | None:
@@ -154,7 +168,21 @@ class MultimodalDecoder(nn.Module):
 
     def shared(self, tokens: int, *, page: int, media_bytes: int) -> PagedSession:
         pages = Pages(tokens // page, size=page, device=next(self.parameters()).device)
-        return PagedSession(self, pages, Encoded(self.connect, media_bytes))
+        return PagedSession(self, pages, Encoded(self.kept, media_bytes))
+
+    def asking(self, kind: str) -> tuple[Asks, ...]:
+        """Who asks what of this kind stands beside the sequence; nobody where it stands in it."""
+        memory = self.input(kind).placement.memory
+        return tuple(m for m in self.language.modules() if memory and isinstance(m, Asks) and m.memory == memory)
+
+    def kept(self, batch: Batch) -> dict[str, list[tuple[Tensor, ...]]]:
+        """By kind and item, what outlives a forward: its tokens (Q, D), or unplaced keys and values (K, Q, H) of all who ask."""
+        made: dict[str, list[tuple[Tensor, ...]]] = {}
+        for kind, tokens_MQD in self.connect(batch).items():
+            asking = self.asking(kind)
+            tensors = [x for one in asking for x in one.of_items(tokens_MQD)] if asking else [tokens_MQD]
+            made[kind] = list(zip(*tensors, strict=True))
+        return made
 
     @torch.no_grad()
     def token_bytes(self) -> int:
@@ -192,7 +220,10 @@ class CachedSession:
         last_BD = hidden_BTD[torch.arange(len(lengths_B), device=x_BTD.device), lengths_B - 1]
         self.logits_BV = self.steps.logits(last_BD)
         self.position_B = lengths_B
-        self.ctx = replace(ctx, route=None, stretch_BT=None if ctx.stretch_BT is None else ctx.stretch_BT[:, :1])
+        self.ctx = replace(
+            ctx, route=None, stretch_BT=None if ctx.stretch_BT is None else ctx.stretch_BT[:, :1],
+            memories={name: memory.behind() for name, memory in ctx.memories.items()},
+        )  # fmt: skip
 
     def step(self, ids_B: Tensor) -> Tensor:
         language = self.system.language
@@ -208,5 +239,6 @@ class CachedSession:
     def select(self, rows_R: Tensor) -> None:
         self.cache.select(rows_R)
         self.position_B, self.logits_BV = self.position_B[rows_R], self.logits_BV[rows_R]
-        if self.ctx.stretch_BT is not None:
-            self.ctx = replace(self.ctx, stretch_BT=self.ctx.stretch_BT[rows_R])
+        memories = {name: memory.select(rows_R) for name, memory in self.ctx.memories.items()}
+        stretch_BT = None if self.ctx.stretch_BT is None else self.ctx.stretch_BT[rows_R]
+        self.ctx = replace(self.ctx, memories=memories, stretch_BT=stretch_BT)

@@ -1,6 +1,6 @@
-"""What the connectors made of media, by content, so that a picture asked about again is encoded once."""
+"""What was made of media, by content, so that a picture asked about again is encoded once."""
 
-# M media items, I pictures of an item, C channels, Q tokens per item, D width
+# I pictures of an item, C channels, Q tokens per item, D width, K key heads, H head width
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -67,24 +67,28 @@ def _joined(digests: Sequence[str], places: tuple[Place, ...]) -> str:
     return hashlib.sha256(repr((tuple(digests), places)).encode()).hexdigest()
 
 
+Kept = tuple[Tensor, ...]
+"""What is kept of one item: its tokens (Q, D), or beside the sequence keys and values (K, Q, H) of all who ask."""
+
+
 class Encoded:
-    """Tokens by kind and digest; those not asked for the longest go when there are too many bytes.
+    """What is kept of items, by kind and digest; those not asked for the longest go when there are too many bytes.
 
     Args:
-        connect: a decoder's own, of a batch with media.
+        make: a decoder's own, of a batch with media, by kind and item.
     """
 
-    def __init__(self, connect: Callable[[Batch], Mapping[str, Tensor]], most_bytes: int):
-        self.connect, self.most_bytes, self.bytes = connect, most_bytes, 0
-        self._kept: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+    def __init__(self, make: Callable[[Batch], Mapping[str, Sequence[Kept]]], most_bytes: int):
+        self.make, self.most_bytes, self.bytes = make, most_bytes, 0
+        self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
 
-    def __call__(self, items: Sequence[Item], like: Tensor) -> list[Tensor]:
-        """(Q, D) of each item; equal ones and those known are not encoded again.
+    def __call__(self, items: Sequence[Item], like: Tensor) -> list[Kept]:
+        """Of each item; equal ones and those known are not encoded again.
 
         Args:
             like: pixels go to its device and dtype.
         """
-        found: dict[tuple[str, str], Tensor] = {}
+        found: dict[tuple[str, str], Kept] = {}
         new: dict[tuple[str, tuple[int, ...]], dict[str, tuple[Item, np.ndarray]]] = {}
         for item in items:
             key = item.kind, item.digest
@@ -98,30 +102,27 @@ class Encoded:
         for (kind, _), group in new.items():
             digests = [*group]
             for some in (digests[start : start + GROUP] for start in range(0, len(digests), GROUP)):
-                for digest, tokens_QD in zip(some, self._made(kind, [group[d] for d in some], like), strict=True):
-                    found[kind, digest] = tokens_QD
-                    self._keep((kind, digest), tokens_QD)
+                for digest, made in zip(some, self._made(kind, [group[d] for d in some], like), strict=True):
+                    found[kind, digest] = made
+                    self._keep((kind, digest), made)
         return [found[item.kind, item.digest] for item in items]
 
-    def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Tensor]:
+    def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Kept]:
         pixels_ICHW = torch.from_numpy(np.concatenate([pixels for _, pixels in items])).to(like)
         tiles = Tiles.of([item.places for item, _ in items], like.device)
         nothing_11 = torch.zeros(1, 1, dtype=torch.long, device=like.device)
         batch = Batch(nothing_11, nothing_11, (1,), ((0,),), tiles={kind: tiles}, media={kind: pixels_ICHW})
-        tokens_MQD = self.connect(batch)[kind]
-        for item, _ in items:
-            if tokens_MQD.shape[1] != item.length:
-                raise ValueError(
-                    f"the text has room for {item.length} tokens of {kind!r}, but the connector made "
-                    f"{tokens_MQD.shape[1]}; the layout and the connector disagree on tokens per item"
-                )
-        return [tokens_QD.clone() for tokens_QD in tokens_MQD]  # of its own, so that it can be let go alone
+        return [tuple(x.clone() for x in made) for made in self.make(batch)[kind]]  # of its own, to be let go alone
 
-    def _keep(self, key: tuple[str, str], tokens_QD: Tensor) -> None:
-        if tokens_QD.nbytes > self.most_bytes:
+    def _keep(self, key: tuple[str, str], made: Kept) -> None:
+        if _bytes(made) > self.most_bytes:
             return
-        self._kept[key] = tokens_QD
-        self.bytes += tokens_QD.nbytes
+        self._kept[key] = made
+        self.bytes += _bytes(made)
         while self.bytes > self.most_bytes:
-            _, gone_QD = self._kept.popitem(last=False)
-            self.bytes -= gone_QD.nbytes
+            _, gone = self._kept.popitem(last=False)
+            self.bytes -= _bytes(gone)
+
+
+def _bytes(made: Kept) -> int:
+    return sum(x.nbytes for x in made)

@@ -1,8 +1,7 @@
 """Self- and cross-attention over projections that are passed in, so that LoRA, routing or quantisation plug in."""
 
 # B rows, T tokens, S memory slots, D width, N query heads, H head width
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,8 @@ from scops.nn.block import Contextual, run
 from scops.nn.cache import Pair
 from scops.nn.context import Context
 from scops.ops.alibi import Alibi
-from scops.ops.attention import attend
-from scops.ops.masks import Seen, earlier
+from scops.ops.attention import Visible, attend, realise
+from scops.ops.masks import Sees, earlier
 from scops.ops.rope import Rotary, turned
 
 
@@ -66,13 +65,18 @@ class SelfAttention(Attention):
         super().__init__(**projections)
         self.alibi = alibi
 
-    def attended(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
-        """Queries (for whoever asks something else with them) and what they found in the stream, (B, N, T, H) each."""
+    def projected(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, T, H), keys and values (B, K, T, H), normed and turned."""
         q, k, v = (self.heads(p, x_BTD, ctx) for p in (self.q, self.k, self.v))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None:
             cos, sin = ctx.once((self.rope, q.dtype), lambda: self.turns(ctx, q.dtype))
             q, k = turned(q, cos, sin), turned(k, cos, sin)
+        return q, k, v
+
+    def attended(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Queries (for whoever asks something else with them) and what they found in the stream, (B, N, T, H) each."""
+        q, k, v = self.projected(x_BTD, ctx)
         bias = None if self.alibi is None else ctx.once((self.alibi, q.dtype), lambda: self.bias(ctx, q.dtype))
         if ctx.cache is not None:
             return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible, bias)
@@ -90,33 +94,77 @@ class SelfAttention(Attention):
         return self.out(self.attended(x_BTD, ctx)[1], ctx)
 
 
+@runtime_checkable
+class Asks(Protocol):
+    """What asks a memory. Its keys and values are made of each item alone, wherever it stands, and then put at its place.
+
+    Args:
+        memory: its name in ctx.memories.
+        slot: its own place in a cache.
+    """
+
+    memory: str
+
+    @property
+    def slot(self) -> int: ...
+
+    def of_items(self, features_BSD: Tensor) -> Pair:
+        """Keys and values (B, K, S, H) of features, whose place is not known yet."""
+        ...
+
+    def at(self, k_BKSH: Tensor, positions_BS: Tensor) -> Tensor:
+        """The keys of items whose placeholders begin there."""
+        ...
+
+
+def answers(asking: Asks, ctx: Context) -> Pair:
+    """Keys and values of a memory. They never change while text grows, so a cache makes them once."""
+    memory = ctx.memories[asking.memory]
+
+    def make() -> Pair:
+        assert memory.features_BSD is not None, f"nobody kept keys and values of {asking.memory!r}"
+        k, v = asking.of_items(memory.features_BSD)
+        return (k if memory.positions_BS is None else asking.at(k, memory.positions_BS)), v
+
+    return make() if ctx.cache is None else ctx.cache.once(asking.slot, make)
+
+
 class CrossAttention(Attention):
-    """Asks a memory of the context. Its keys and values never change while text grows, so a cache makes them once.
+    """Asks a memory of the context; where there is none, nothing is found.
 
     Args:
         memory: its name in ctx.memories.
         sees: which items a token may ask, `earlier` or `latest` of scops.ops.masks.
     """
 
-    def __init__(self, memory: str, *, sees: Callable[[Tensor, Tensor], Tensor] = earlier, **projections: Any):
+    def __init__(self, memory: str, *, sees: Sees = earlier, **projections: Any):
         super().__init__(**projections)
         self.memory, self.sees = memory, sees
 
+    def of_items(self, features_BSD: Tensor) -> Pair:
+        k, v = (self.heads(projection, features_BSD, Context()) for projection in (self.k, self.v))
+        return self.k_norm(k), v
+
+    def at(self, k_BKSH: Tensor, positions_BS: Tensor) -> Tensor:
+        return k_BKSH  # no place is written into them
+
     def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
-        memory = ctx.memories[self.memory]
-
-        def make() -> Pair:
-            return self.k_norm(self.heads(self.k, memory.features_BSD, ctx)), self.heads(
-                self.v, memory.features_BSD, ctx
-            )
-
-        k, v = make() if ctx.cache is None else ctx.cache.once(self.slot, make)
         q = self.q_norm(self.heads(self.q, x_BTD, ctx))
-        if ctx.items_seen_BT is None:
-            visible = (memory.item_BS > 0)[:, None, None]
-        else:
-            visible = Seen(ctx.items_seen_BT, memory.item_BS, self.sees)
-        return self.out(attend(q, k, v, visible), ctx)
+        if self.memory not in ctx.memories:
+            return self.out(torch.zeros_like(q), ctx)
+        k, v = answers(self, ctx)
+        return self.out(attend(q, k, v, seen(self.memory, self.sees, q, ctx)), ctx)
+
+
+def seen(memory: str, sees: Sees, q_BNTH: Tensor, ctx: Context) -> Visible:
+    """What queries may see of a memory, worked out once for all layers of a forward."""
+
+    def make() -> Visible:
+        found = ctx.memories[memory]
+        rows, keys = found.item_BS.shape
+        return realise(found.visible(sees), rows=rows, queries=q_BNTH.shape[2], keys=keys, device=q_BNTH.device)
+
+    return ctx.once(("seen", memory, sees), make)
 
 
 def number_slots(model: nn.Module) -> None:

@@ -93,11 +93,11 @@ class Paged(Protocol):
         ...
 
 
-def behind(lengths_B: Tensor, tokens: int, keys: int, window: int | None) -> Mask:
+def behind(lengths_B: Tensor, tokens: int, keys: int, window: int | None, *, even: bool) -> Mask:
     """What new tokens behind lengths_B others see; plain causal where there are none."""
     if keys == tokens and (window is None or tokens <= window):
         return Causal()
-    return Behind(lengths_B, tokens, keys, window)
+    return Behind(lengths_B, tokens, keys, window, even)
 
 
 def attend_in_pages(
@@ -126,7 +126,7 @@ class FixedCache:
     """
 
     def __init__(self, rows: int, capacity: int, *, device: torch.device | str = "cpu"):
-        self.capacity, self.filled = capacity, 0
+        self.capacity, self.filled, self.even = capacity, 0, True
         self.lengths_B = torch.zeros(rows, dtype=torch.long, device=device)
         self.slots: dict[int, Pair] = {}
         self.fixed: dict[int, Pair] = {}
@@ -157,6 +157,7 @@ class FixedCache:
                 "make the session with a larger capacity"
             )
         self.tokens_B, self._new = torch.tensor(tokens_B, device=self.lengths_B.device), max(tokens_B)
+        self.even = self.even and len({*tokens_B}) == 1
 
     def attend(
         self, slot: int, q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, visible: Visible, bias: Tensor | None = None
@@ -186,7 +187,7 @@ class FixedCache:
         return torch.arange(self.filled + tokens, device=self.lengths_B.device)[None]
 
     def visible(self, tokens: int, window: int | None = None) -> Mask:
-        return behind(self.lengths_B, tokens, self.filled + tokens, window)
+        return behind(self.lengths_B, tokens, self.filled + tokens, window, even=self.even)
 
     def advance(self, tokens_B: Tensor) -> None:
         self.lengths_B = self.lengths_B + tokens_B

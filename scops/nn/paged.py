@@ -200,7 +200,8 @@ class PagedCache:
         return torch.arange(self.longest + tokens, device=self.lengths_B.device)[None]
 
     def visible(self, tokens: int, window: int | None = None) -> Visible:
-        return behind(self.lengths_B, tokens, self.longest + tokens, window)
+        even = all(row.length == self.longest for row in self.rows)
+        return behind(self.lengths_B, tokens, self.longest + tokens, window, even=even)
 
     def advance(self, tokens_B: Tensor) -> None:
         for row, new in zip(self.rows, tokens_B.tolist(), strict=True):

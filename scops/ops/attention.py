@@ -37,7 +37,7 @@ def attend(
     if bias is not None:
         return _with_bias(q_BNTH, k_BKSH, v_BKSH, visible, bias, scale)
     if isinstance(visible, Behind):
-        visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
+        visible = None if visible.all else visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     if queries == 1 and grouped_heads and _is_of_all_heads(visible):
         folded_BKTH = q_BNTH.unflatten(1, (k_BKSH.shape[1], -1)).flatten(2, 3)
         return attend(folded_BKTH, k_BKSH, v_BKSH, visible, scale=scale).flatten(1, 2)[:, :, None]
@@ -84,3 +84,26 @@ def realise(visible: Visible, *, rows: int, queries: int, keys: int, device: tor
     if whole or not isinstance(visible, Mask):
         return visible
     return visible.dense(rows, queries, keys, device)
+
+
+def side_by_side(
+    first: Visible, second: Visible, *, rows: int, queries: int, keys: tuple[int, int], device: Any
+) -> Visible:
+    """What is seen of two sets of keys put one behind the other for one softmax; None where that is all.
+
+    Args:
+        keys: in each set.
+    """
+    sets = [None if isinstance(visible, Behind) and visible.all else visible for visible in (first, second)]
+    if sets == [None, None]:
+        return None
+    return torch.cat([_dense(*one, rows, queries, device) for one in zip(sets, keys, strict=True)], dim=-1)
+
+
+def _dense(visible: Visible, keys: int, rows: int, queries: int, device: Any) -> Tensor:
+    """bool (B, 1, T, S)."""
+    if isinstance(visible, Mask):
+        return visible.dense(rows, queries, keys, device)
+    if visible is None:
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device).expand(rows, 1, queries, keys)
+    return visible.expand(rows, 1, queries, keys)

@@ -8,6 +8,7 @@ FlexAttention's form, so that one statement serves a dense mask, a block mask an
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,16 +57,23 @@ class Behind(Mask):
     Args:
         keys: how many there are at most, the new ones included.
         window: as in Window.
+        even: whether all rows are known to be of one length, so that nothing is padding.
     """
 
     lengths_B: Tensor
     tokens: int
     keys: int
     window: int | None = None
+    even: bool = False
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         place = self.lengths_B[b] + q
         return (k <= place) if self.window is None else (k <= place) & (place - k < self.window)
+
+    @property
+    def all(self) -> bool:
+        """Whether every key is seen, as the host knows it."""
+        return self.even and self.tokens == 1 and self.window is None
 
     def dense(self, rows: int, queries: int, keys: int, device: torch.device | str) -> Tensor:
         assert (rows, queries, keys) == (len(self.lengths_B), self.tokens, self.keys), "made for other tokens"
@@ -113,30 +121,52 @@ class Documents(Mask):
         return (number(q) == number(k)) & (k <= q)
 
 
+Sees = Callable[[Any, Any], Any]
+"""(items met, number of an item) -> whether it is seen; of tensors, or of two numbers."""
+
+
+def latest(met: Any, item: Any) -> Any:
+    """A token sees the media item just before it and no other (Flamingo, arXiv 2204.14198, section 2.3)."""
+    return met == item
+
+
+def earlier(met: Any, item: Any) -> Any:
+    """A token sees every media item before it."""
+    return met >= item
+
+
 @dataclass(frozen=True)
 class Seen(Mask):
-    """Media in a memory, by the number of items that stand before each token.
+    """Media in a memory, by the number of items that begin before each token or at it.
 
     Args:
-        items_seen_BT: media items met up to and including each token.
-        item_BS: 1-based number of the item each memory slot belongs to, 0 for padding.
+        met_BT: media items of the row met up to and including each token.
+        item_BS: number of the item each memory slot belongs to, from 1 along the row; 0 for padding.
         rule: `latest` or `earlier`.
+        before_BT: items in earlier documents of the row, which no token of this one sees; None where there are none.
     """
 
-    items_seen_BT: Tensor
+    met_BT: Tensor
     item_BS: Tensor
-    rule: Callable[[Tensor, Tensor], Tensor]
+    rule: Sees = earlier
+    before_BT: Tensor | None = None
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         item = self.item_BS[b, k]
-        return self.rule(self.items_seen_BT[b, q], item) & (item > 0)
+        own = item > (0 if self.before_BT is None else self.before_BT[b, q])
+        return self.rule(self.met_BT[b, q], item) & own
 
 
-def latest(items_seen: Tensor, item: Tensor) -> Tensor:
-    """A token sees the media item just before it and no other (Flamingo, arXiv 2204.14198, section 2.3)."""
-    return items_seen == item
+@dataclass(frozen=True)
+class Past(Mask):
+    """A token sees what stands at places before its own, nothing at the same place.
 
+    Args:
+        positions_BT, places_BS: of tokens and of what they look at, counted alike.
+    """
 
-def earlier(items_seen: Tensor, item: Tensor) -> Tensor:
-    """A token sees every media item before it."""
-    return items_seen >= item
+    positions_BT: Tensor
+    places_BS: Tensor
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return self.positions_BT[b, q] > self.places_BS[b, k]

@@ -356,11 +356,11 @@ def test_a_step_that_fails_for_one_row_ends_that_row_alone(monkeypatch: pytest.M
     tickets = [front.enter(example, GREEDY, limit=LIMIT) for example in examples]
     hidden = session._hidden
 
-    def breaks(batch, cache):
+    def breaks(batch, cache, *beside):
         (faulty,) = [seat.row.paged for seat in front.scheduler.writing if seat.request is tickets[1].request] or [None]
         if faulty in cache.rows and faulty.length == len(examples[1]) + 2:
             raise RuntimeError("out of memory")
-        return hidden(batch, cache)
+        return hidden(batch, cache, *beside)
 
     monkeypatch.setattr(session, "_hidden", breaks)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -369,20 +369,6 @@ def test_a_step_that_fails_for_one_row_ends_that_row_alone(monkeypatch: pytest.M
     for at in (0, 2):
         assert words(tickets[at].answer()) == words(alone(examples[at]))
     assert sound(front)
-
-
-def test_a_memory_beside_the_sequence_is_refused_by_name() -> None:
-    from scops.nn.context import Memory
-
-    class Beside:
-        def place(self, x, tokens, where, ctx):
-            return x, replace(ctx, memories={"vision": Memory(tokens, torch.ones(tokens.shape[:2]))})
-
-    model = tiny.owl()
-    model.module.image.placement = Beside()
-    example = asked("red", "what?")
-    with pytest.raises(ValueError, match="vision stands beside the sequence"):
-        Desk(model.module, model.processor, tokens=200).enter(example, GREEDY, limit=2).answer()
 
 
 # From many threads ----------------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from scops.core.layout import WHOLE
 from scops.core.stage import Stage
 from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl21, mplug_owl_video, owl_small
+from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl3, mplug_owl21, mplug_owl_video, owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
+from tests.models.test_beside import PROMPTS
+from tests.models.test_beside import SPEC as BESIDE
 from tests.systems import test_mplug_owl2, test_mplug_owl21
 from tests.systems.test_mplug_owl import TINY
 
@@ -44,6 +46,12 @@ MPLUG_OWL2 = {
     "lora": ((BRIDGE, "q 0 1 o gate up down"),),  # k and v are of two experts
 }
 MPLUG_OWL21 = {"finetune": MPLUG_OWL2["finetune"], "lora": ((BRIDGE, "0 1 o gate up down"),)}
+PICTURES = ("image.connector.", *(f"language.blocks.{i}.attn.pictures." for i in (0, 2)))
+GATES = tuple(f"language.blocks.{i}.attn.gate." for i in (0, 2))
+MPLUG_OWL3 = {
+    "mplug-owl3-7b-240728": ((PICTURES + GATES, ""), *(((*BRIDGE, *DECODER), ""),) * 2),
+    "mplug-owl3-7b-241101": ((PICTURES, ""), *(((*BRIDGE, *DECODER), ""),) * 2),
+}
 OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
     "owl-nano": ((("image.connector.", "language.embed."), ""), (DECODER, ""), (DECODER, "")),
@@ -159,6 +167,13 @@ def test_the_tower_of_mplug_owl2_learns_the_slower_the_deeper() -> None:
     assert lrs["image.connector.queries"] == lrs["language.blocks.31.attn.body.k.experts.1.weight"] == 1e-4
 
 
+@pytest.mark.parametrize("recipe", MPLUG_OWL3)
+def test_stages_of_mplug_owl3_move_exactly_what_they_name(recipe: str) -> None:
+    release = mplug_owl3.SIZES[recipe]
+    system = randomise(mplug_owl3.build(replace(BESIDE, attention=release.attention, projector=release.projector)))
+    follow(system, mplug_owl3.STAGES[recipe], MPLUG_OWL3[recipe], batch_of(*PROMPTS.values()))
+
+
 @pytest.mark.parametrize("recipe", OWL_SMALL)
 def test_stages_of_owl_small_move_exactly_what_they_name(recipe: str) -> None:
     follow(small(SMALL), owl_small.STAGES[recipe], OWL_SMALL[recipe], pictures(SIDE))
@@ -176,6 +191,7 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
         (mplug_owl_video, MPLUG_OWL),
         (mplug_owl2, MPLUG_OWL2),
         (mplug_owl21, MPLUG_OWL21),
+        (mplug_owl3, MPLUG_OWL3),
         (owl_small, OWL_SMALL),
         (llama, LLAMA),
     ],

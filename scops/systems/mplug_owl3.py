@@ -1,0 +1,330 @@
+"""mPLUG-Owl3 (arXiv 2408.04840; mPLUG/mPLUG-Owl3-7B-240728 and -241101): SigLIP -> projector -> beside the text of a Qwen2,
+four of whose layers ask pictures and text at once."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
+from scops.checkpoints.hub_siglip import HUB_SIGLIP_BARE
+from scops.checkpoints.keymap import Copies, KeyMap, Rule, SplitPerHead, rule, same, split
+from scops.core.layout import (
+    WHOLE,
+    ClipLayout,
+    Cut,
+    Layout,
+    MediaLayout,
+    Piece,
+    Pixels,
+    Role,
+    Slot,
+    Special,
+    Template,
+    Written,
+)  # fmt: skip
+from scops.core.stage import Stage
+from scops.data.tiling import AnchorFit
+from scops.encoders.siglip import Siglip, SiglipSpec
+from scops.language.hyper import hyper_llama
+from scops.language.llama import LlamaSpec
+from scops.models.beside import Beside
+from scops.models.decoder import MediaInput, MultimodalDecoder
+from scops.nn.feed_forward import FeedForward
+from scops.systems import Origins
+from scops.systems.llama import language_config, language_spec
+
+TITLE = "mPLUG-Owl3: Towards Long Image-Sequence Understanding in Multi-Modal Large Language Models"
+PAPER = "arXiv 2408.04840"
+
+QWEN2_7B = LlamaSpec(
+    dim=3584, hidden=18944, layers=28, heads=28, kv_heads=4, vocab=151851, rope_base=1e6, context=32768, bias="qkv"
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Args:
+    hyper: layers with Hyper Attention, counted from 1 as published.
+    attention: its arrangement, "adaptive" (240728), "fused" (241101) or "static" (an early port).
+    projector: "linear" or "mlp", a key of PROJECTORS.
+    wording: how the text tells of a picture that was cut, a key of WORDINGS (the published cut_prompt and add_global).
+    when: pictures are cut, "always", or "alone" in their sample.
+    """
+
+    vision: SiglipSpec = field(default_factory=lambda: SiglipSpec(skip=1))
+    language: LlamaSpec = QWEN2_7B
+    hyper: tuple[int, ...] = (1, 9, 17, 25)
+    attention: str = "adaptive"
+    projector: str = "linear"
+    wording: str = "v2_global"
+    when: str = "alone"
+
+
+SIZES = {
+    "mplug-owl3-7b-240728": Spec(),
+    "mplug-owl3-7b-241101": Spec(
+        SiglipSpec(image=378, skip=1), attention="fused", projector="mlp", wording="v3_global", when="always"
+    ),
+}
+
+
+def build(spec: Spec) -> MultimodalDecoder:
+    language = hyper_llama(spec.language, spec.hyper, spec.attention, memory="image")
+    connector = PROJECTORS[spec.projector](spec.vision.dim, spec.language.dim)
+    return MultimodalDecoder(language, image=MediaInput(Siglip(spec.vision), connector, Beside("image")))
+
+
+def _mlp(width: int, dim: int) -> FeedForward:
+    return FeedForward(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+PROJECTORS = {"linear": nn.Linear, "mlp": _mlp}
+
+
+# How published --------------------------------------------------------------------------------------------------------
+
+_LAYER, _BLOCK = "language_model.model.layers.{i}.self_attn.", "language.blocks.{i}.attn."
+GATES: dict[str, tuple[Rule, ...]] = {
+    "adaptive": (same(_LAYER + "gate_proj.0.{w}", _BLOCK + "gate.project.{w}"),),
+    "static": (same(_LAYER + "gate", _BLOCK + "gate.weight"),),
+    "fused": (),
+}
+PROJECTOR_KEYS = {
+    "linear": (same("vision2text_model.{w}", "image.connector.{w}"),),
+    "mlp": (
+        same("vision2text_model.0.{w}", "image.connector.up.{w}"),
+        same("vision2text_model.2.{w}", "image.connector.down.{w}"),
+    ),
+}
+
+
+def authors(spec: Spec) -> KeyMap:
+    """mPLUGOwl3Model. Pictures' keys and values of a hyper layer are one tensor, head by head."""
+    pictures = tuple(f"{_BLOCK}pictures.{name}.{{w}}" for name in "kv")
+    return KeyMap(
+        HUB_SIGLIP_BARE.under("vision_model.", "image.encoder."),
+        PROJECTOR_KEYS[spec.projector],
+        split(_LAYER + "v_kv_proj.{w}", pictures, SplitPerHead(parts=2, heads=spec.language.kv_heads)),
+        GATES[spec.attention],
+        _language(spec).under("language_model.", "language."),
+    )
+
+
+def _language(spec: Spec) -> KeyMap:
+    return HUB_LLAMA_TIED if spec.language.tied else HUB_LLAMA
+
+
+def from_qwen2(spec: Spec) -> KeyMap:
+    """A plain Qwen2ForCausalLM -> `language` without gates: pictures' keys and values start as the text's (section 2.2)."""
+    copied = [
+        rule(
+            (f"model.layers.{number - 1}.self_attn.{name}_proj.{{w}}",),
+            tuple(f"blocks.{number - 1}.attn.{part}.{name}.{{w}}" for part in ("body", "pictures")),
+            Copies(2),
+        )
+        for number in spec.hyper
+        for name in "kv"
+    ]
+    return KeyMap(copied, _language(spec))
+
+
+KEYS = {"authors": authors}
+
+
+def spec_of(config: Mapping[str, Any]) -> Spec | None:
+    """The Spec that an authors' config.json means; None when it is another system's.
+
+    It does not say how pictures are attended to: pictures of 378 stand for the release 241101, until `settled`.
+    """
+    if config.get("model_type") != "mplugowl3":
+        return None
+    vision = config.get("vision_config") or {}
+    tower = SiglipSpec(
+        dim=vision.get("hidden_size", 1152), hidden=vision.get("intermediate_size", 4304),
+        layers=vision.get("num_hidden_layers", 27), heads=vision.get("num_attention_heads", 16),
+        image=vision.get("image_size", 384), patch=vision.get("patch_size", 14),
+        eps=vision.get("layer_norm_eps", 1e-6), activation=vision.get("hidden_act", "gelu_pytorch_tanh"), skip=1,
+    )  # fmt: skip
+    known = next((size for size in SIZES.values() if size.vision.image == tower.image), SIZES["mplug-owl3-7b-240728"])
+    language = language_spec({**config, "model_type": "qwen2"})
+    hyper = tuple(config.get("hyper_layers", known.hyper))
+    return replace(known, vision=tower, language=language, hyper=hyper)
+
+
+def settled(spec: Spec, names: Collection[str]) -> Spec:
+    """The spec with what the published weights' names say of it and config.json does not.
+
+    Raises:
+        ValueError: Hyper Attention in other layers than config.json names, or in several arrangements, or no projector.
+    """
+    names = frozenset(names)
+    marks = {"adaptive": "gate_proj.0.weight", "static": "gate"}
+    found = {}
+    for number in range(1, spec.language.layers + 1):
+        layer = _LAYER.format(i=number - 1)
+        if (layer + "v_kv_proj.weight" in names) != (number in spec.hyper):
+            has = "has no" if number in spec.hyper else "has"
+            raise ValueError(
+                f"config.json names hyper_layers {list(spec.hyper)}, counted from 1, but layer {number} {has} "
+                f"{layer}v_kv_proj.weight"
+            )
+        if number in spec.hyper:
+            found[number] = next((name for name, mark in marks.items() if layer + mark in names), "fused")
+    if len({*found.values()}) != 1:
+        raise ValueError(f"Hyper Attention is arranged differently in different layers: {found}")
+    projectors = {"mlp": "vision2text_model.0.weight", "linear": "vision2text_model.weight"}
+    projector = next((name for name, mark in projectors.items() if mark in names), None)
+    if projector is None:
+        raise ValueError(f"the weights have no projector: neither {' nor '.join(projectors.values())}")
+    attention = found[spec.hyper[0]]
+    release = SIZES["mplug-owl3-7b-241101" if attention == "fused" else "mplug-owl3-7b-240728"]
+    return replace(spec, attention=attention, projector=projector, wording=release.wording, when=release.when)
+
+
+def config_of(spec: Spec) -> dict[str, Any]:
+    """The inverse of `spec_of`: the authors' config.json."""
+    vision, language = spec.vision, language_config(spec.language)
+    absent = {"attention_bias", "sliding_window"} | ({"head_dim"} if spec.language.head_dim is None else set())
+    return {name: value for name, value in language.items() if name not in absent} | {
+        "architectures": ["mPLUGOwl3Model"],
+        "model_type": "mplugowl3",
+        "hyper_layers": list(spec.hyper),
+        "use_sliding_window": False,
+        "vision_config": {
+            "hidden_size": vision.dim, "image_size": vision.image, "intermediate_size": vision.hidden,
+            "model_type": "siglip_vision_model", "num_attention_heads": vision.heads,
+            "num_hidden_layers": vision.layers, "patch_size": vision.patch, "layer_norm_eps": vision.eps,
+            "hidden_act": vision.activation,
+        },
+    }  # fmt: skip
+
+
+CONFIGS = {"authors": config_of}
+
+
+# How read -------------------------------------------------------------------------------------------------------------
+
+
+def _role(name: str, *, before: str = "\n", between: tuple[Piece, ...] = (), end: tuple[Piece, ...] = ()) -> Role:
+    opening = (Written(before),) if before else ()
+    return Role((*opening, Special("<|im_start|>"), Written(f"{name}\n")), between, (Special("<|im_end|>"), *end))
+
+
+TEMPLATE = Template(
+    {
+        "system": _role("system", before=""),
+        "user": _role("user", between=(Written("\n"),)),  # as in the model cards' examples
+        "assistant": _role("assistant", end=(Special("<|endoftext|>"),)),
+    },
+    system="",
+    stops=("<|im_end|>", "<|endoftext|>"),
+)
+GRIDS = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))
+"""(rows, columns), in the order of the published processor (grid_squ_6)."""
+
+
+def mark(place: tuple[int, int] = WHOLE) -> Slot:
+    """Plain words whose ids stay in the text."""
+    return Slot("image", 0, (place,), written="<|image|>")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What stands around the marks of a picture's tiles, and of a clip's frames.
+
+    Args:
+        opening: may name {rows} and {columns}; tile: {row} and {column}, from 0.
+        beside, below: between tiles of a row, and between rows.
+        whole: before the mark of the whole picture, which stands last; None where there is none.
+        clip: before and after the frames of a video.
+    """
+
+    opening: str = ""
+    tile: str = ""
+    beside: str = ""
+    below: str = ""
+    whole: str | None = None
+    closing: str = ""
+    clip: tuple[str, str] = ("", "")
+
+    def of_picture(self, cut: Cut) -> tuple[Piece | Slot, ...]:
+        """Every picture has its own text, however many were cut."""
+        if not cut.steps:
+            return (mark(),)
+        rows, columns = cut.grid
+        pieces: list[Piece | Slot] = [Written(self.opening.format(rows=rows, columns=columns))]
+        for row, column in (place for place in cut.places if place != WHOLE):
+            between = self.beside if column else self.below if row else ""
+            pieces += [Written(between + self.tile.format(row=row, column=column)), mark((row, column))]
+        if self.whole is not None:
+            pieces += [Written(self.whole), mark()]
+        return (*pieces, Written(self.closing))
+
+    def of_clip(self, frames: int) -> tuple[Piece | Slot, ...]:
+        before, after = self.clip
+        return (Written(before), *(mark(),) * frames, Written(after))
+
+
+_V1, _TILE, _FRAMES = (
+    "Cut to {rows} rows {columns} columns",
+    "subimg({row},{column})",
+    ("<|start_video_frame|>", "<|end_video_frame|>"),
+)
+WORDINGS = {
+    "v0": Wording(),
+    "v1": Wording(_V1 + ", ", _TILE, " ", " "),
+    "v1_global": Wording(_V1 + " with a global view, ", _TILE, " ", " ", whole=" global_view"),
+    "v2_global": Wording(_V1 + " with a global view\n", _TILE, " ", "\n", whole="\nglobal_view"),
+    "v3": Wording("<|start_cut|>{rows}*{columns}", "", " ", " ", closing="<|end_cut|>", clip=_FRAMES),
+    "v3_global": Wording("<|start_cut|>{rows}*{columns}\n", "", " ", "\n", "\n", "<|end_cut|>", clip=_FRAMES),
+}
+"""By the published processor's names; 240728 was released with v2_global, 241101 with v3_global."""
+
+
+def layout(spec: Spec) -> Layout:
+    side, half, wording = spec.vision.image, (0.5, 0.5, 0.5), WORDINGS[spec.wording]
+    pixels = Pixels(side, side, half, half, fit="stretch", resample="bicubic")
+    cut = AnchorFit(side, GRIDS, whole="" if wording.whole is None else "last")
+    media = {
+        "image": MediaLayout(pixels, wording.of_picture, cut, spec.when),
+        "video": ClipLayout(pixels, wording.of_clip),
+    }
+    return Layout(TEMPLATE, media, spec.language.context)
+
+
+# How trained ----------------------------------------------------------------------------------------------------------
+
+PICTURES = ("image.connector", "language.blocks.*.attn.pictures")
+ALIGN = Stage(
+    "align", train=(*PICTURES, "language.blocks.*.attn.gate"), data=("pairs",), steps=20_000, batch=2048, lr=1e-3,
+    min_lr=1e-5, warmup=600, source="arXiv 2408.04840 section 3.1, table of hyper-parameters: 384 x 384, 768 tokens; "
+    "pairs (41M): DataComp 35.22%, LAION-en 26.07, COYO 14.47, COYO-OCR 9.6, LAION-zh 7.73, Wukong 5.64, CC12M 0.81, other 0.46",
+)  # fmt: skip
+MULTI = Stage(
+    "multi-image", train=("image.connector", "language"), data=("interleaved",), steps=3_000, batch=1024, lr=2e-5,
+    min_lr=1e-7, warmup=90, source="arXiv 2408.04840 section 3.1: up to 6 tiles of 384 x 384, 4096 tokens; ShareGPTVideo 34.63%, "
+    "selective captions 19.29, LLaVA-Interleave 16.69, VATEX 15.77, text reading 7.36, interleaved captions 5.25, MMDU 1.01",
+)  # fmt: skip
+TUNE = replace(
+    MULTI, name="instruct", data=("instructions",), steps=11_000, warmup=330,
+    source="arXiv 2408.04840 section 3.1: up to 6 tiles of 384 x 384, 4096 tokens; LLaVA-SFT 57.95%, Cauldron 12.5, Mantis 10.41, "
+    "LLaVA-Interleave 9.26, ALLaVA 6.95, ShareGPTVideo-QA 2.02, VideoInstruct 0.84, MSRVTT and MSVD 0.06",
+)  # fmt: skip
+STAGES = {
+    "mplug-owl3-7b-240728": (ALIGN, MULTI, TUNE),
+    "mplug-owl3-7b-241101": (
+        replace(ALIGN, train=PICTURES),
+        MULTI,
+        TUNE,
+    ),  # without gates; its own recipe is unpublished
+}
+
+
+# Where default weights come from --------------------------------------------------------------------------------------
+
+
+def origins(size: str) -> Origins:
+    """No registry carries these weights: load a folder of the authors' instead."""
+    return Origins(fresh=("image", "language"))
