@@ -108,6 +108,17 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl21]",
         },
     ),
+    Row(
+        "mplug-owl3", "mPLUG-Owl3", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug_owl3.test_full_sizes_have_the_published_counts_and_names",
+            READS: "systems.test_mplug_owl3.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug_owl3.test_every_probe_equals_the_reference",
+            CACHED: "models.test_beside.test_cached_session_equals_recompute_with_pictures_anywhere",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_owl3_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl3]",
+        },
+    ),
     Row("ureader", "UReader", "mPLUG family", reader("ureader")),
     Row("docowl1.5", "DocOwl 1.5", "mPLUG family", reader("docowl15")),
     Row(
@@ -122,7 +133,7 @@ ROWS = (
     ),
     *planned(
         "mPLUG family",
-        mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", mplug="mPLUG",
+        mplug_docowl="mPLUG-DocOwl", mplug="mPLUG",
     ),
     Row(
         "owl-small", "owl-tiny, owl-nano", "Our own default",
@@ -175,8 +186,17 @@ ROWS = (
         },
         without=PART,
     ),
+    Row(
+        "siglip", "SigLIP (picture tower)", "Encoders",
+        {
+            BUILT: "encoders.test_siglip.test_so400m_has_the_published_count",
+            READS: "encoders.test_siglip.test_keys_round_trip_bitwise",
+            EQUAL: "encoders.test_siglip.test_tokens_and_the_head_equal_transformers",
+        },
+        without=PART,
+    ),
     *encoders(
-        eva_clip="EVA-CLIP", siglip="SigLIP", nfnet="NFNet", vit="ViT", mae="MAE", beit="BEiT", whisper="Whisper",
+        eva_clip="EVA-CLIP", nfnet="NFNet", vit="ViT", mae="MAE", beit="BEiT", whisper="Whisper",
         clap="CLAP", hubert="HuBERT",
     ),
 )  # fmt: skip
