@@ -103,7 +103,7 @@ class Processor:
         for segment in segments(self.layout.template, sample.turns, reply=reply):
             whole = segment.piece
             for piece in self._item(whole, sample).pieces() if isinstance(whole, Media) else (whole,):
-                pen.write(piece, segment.learn)
+                pen.write(piece, segment.learn, opens=segment.opens)
         return pen.example(sample)
 
     def _item(self, media: Media, sample: Sample) -> Item:
@@ -124,14 +124,17 @@ class _Pen:
     spans: list[Span] = field(default_factory=list)
     waiting: str = ""
     waiting_learn: bool = False
+    reply: int | None = None
 
-    def write(self, piece: Piece | Text | Slot, learn: bool) -> None:
+    def write(self, piece: Piece | Text | Slot, learn: bool, *, opens: bool = False) -> None:
         if not isinstance(piece, Special | Slot):
             if learn != self.waiting_learn:
                 self._flush()
             self.waiting, self.waiting_learn = self.waiting + piece.text, learn
             return
         self._flush()
+        if opens:
+            self.reply = len(self.ids)
         if isinstance(piece, Special):
             self._put([self.tokenizer.id_of(piece.token)], learn)
         else:
@@ -146,6 +149,7 @@ class _Pen:
             tuple(self.spans),
             name=sample.name,
             dataset=sample.dataset,
+            reply=self.reply,
         )
 
     def _flush(self) -> None:

@@ -1,6 +1,6 @@
 """What a sub-layer may know besides the residual stream."""
 
-# B rows, T tokens of the stream, S slots of a memory, D width
+# B rows, T tokens of the stream, S slots of a memory, D width, R chosen rows
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -25,6 +25,11 @@ class Memory:
     features_BSD: Tensor
     item_BS: Tensor
     positions_BS: Tensor | None = None
+
+    def select(self, rows_R: Tensor) -> "Memory":
+        """Keep, drop, repeat or reorder rows."""
+        positions_RS = None if self.positions_BS is None else self.positions_BS[rows_R]
+        return Memory(self.features_BSD[rows_R], self.item_BS[rows_R], positions_RS)
 
 
 @dataclass(frozen=True)
