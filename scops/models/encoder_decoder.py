@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scops.core.batch import Batch
+from scops.core.pairs import Pairing, Texts
 from scops.models.decoder import CachedSession, connected, encoded
+from scops.models.pairs import PairHeads
 from scops.models.shared_replies import SharedReplies
 from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
@@ -48,15 +50,21 @@ class EncoderDecoder(nn.Module):
         encoder: (ids_BT, real_BT, memories by kind) -> Memory of all that a decoder may ask. A kind of which the batch has
             no item is left out of the memories.
         decoder: a `Writer`.
+        pairs: compares pictures with texts, for retrieval and pre-training; the encoder then also has `texts` and `fused`.
+            Texts to be compared stand where replies do.
         inputs: by kind of media, standing at that name.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, **inputs: MediaFeatures):
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, *, pairs: PairHeads | None = None, **inputs: MediaFeatures
+    ):
         super().__init__()
         self.kinds = tuple(inputs)
         for kind, module in inputs.items():
             self.add_module(kind, module)
         self.encoder, self.decoder = encoder, decoder
+        if pairs is not None:
+            self.pairs = pairs
         number_slots(self)
 
     @property
@@ -121,6 +129,57 @@ class EncoderDecoder(nn.Module):
         """As scops.core.system.Decoder says; pages hold replies alone, and a row keeps what its prompt was read as."""
         pages = Pages(tokens // page, size=page, device=next(self.parameters()).device)
         return SharedReplies(self, pages)
+
+    # Comparing, as scops.core.pairs.Comparing says -------------------------------------------------------------------
+
+    @property
+    def heads(self) -> PairHeads:
+        if "pairs" not in self._modules:
+            raise ValueError("this system was built without heads for pairs (`pairing` of its Spec); it only writes")
+        return self.pairs
+
+    @property
+    def pairing(self) -> Pairing:
+        return self.heads.numbers
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.heads.temperature()
+
+    def captions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        replies = replies_of(batch)
+        lengths_B1 = torch.tensor(replies.lengths, device=replies.ids_BT.device)[:, None]
+        real_BT = replies.positions_BT < lengths_B1
+        return replies.ids_BT.masked_fill(~real_BT, 0), real_BT
+
+    def texts(self, ids_NT: Tensor, real_NT: Tensor) -> Texts:
+        return Texts(ids_NT, real_NT, self.encoder.read(ids_NT, real_NT))
+
+    def picture_vectors(self, pictures_NPD: Tensor) -> Tensor:
+        return self.heads.picture_vectors(pictures_NPD)
+
+    def text_vectors(self, texts: Texts) -> Tensor:
+        return self.heads.text_vectors(texts.states_NTD)
+
+    def verdicts(self, pictures_NPD: Tensor, texts: Texts) -> Tensor:
+        return self.heads.verdicts(self.encoder.fused(texts, pictures_NPD))
+
+    def filled(self, pictures_NPD: Tensor, texts: Texts, index_R: Tensor) -> Tensor:
+        return self.heads.fill(self.encoder.fused(texts, pictures_NPD), index_R, self.encoder.words)
+
+    @torch.no_grad()
+    def similarities(self, batch: Batch) -> Tensor:
+        """(M, B): cosine of every picture of the batch with every text, -1 to 1; what retrieval sorts by first."""
+        pictures_MQE = self.picture_vectors(self.connect(batch)["image"])
+        vectors_BE = self.text_vectors(self.texts(*self.captions(batch)))
+        return torch.einsum("mqe,be->mqb", pictures_MQE, vectors_BE).amax(1)
+
+    @torch.no_grad()
+    def matches(self, batch: Batch) -> Tensor:
+        """(M,): how likely each picture and the text of its row belong together; what retrieval sorts by in the end."""
+        texts = self.texts(*self.captions(batch))
+        rows_M = torch.tensor(batch.where["image"].row_M, device=batch.ids_BT.device)
+        return self.verdicts(self.connect(batch)["image"], texts.select(rows_M)).softmax(-1)[:, 1]
 
     @torch.no_grad()
     def token_bytes(self) -> int:

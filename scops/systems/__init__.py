@@ -60,6 +60,7 @@ SYSTEMS = {
     "mplug-owl-video": System("scops.systems.mplug_owl_video", ("mplug-owl-llama-7b-video",)),
     "mplug-owl2": System("scops.systems.mplug_owl2", ("mplug-owl2-llama2-7b",)),
     "mplug-owl2.1": System("scops.systems.mplug_owl21", ("mplug-owl2.1",)),
+    "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

@@ -196,7 +196,18 @@ def test_an_item_beside_the_sequence_begins_at_its_mark_whose_ids_stay() -> None
         assert example.ids_T[span.start : span.start + len(ids)].tolist() == ids
         assert span.length == 0
     with pytest.raises(ValueError, match="tokens in the sequence or words"):
-        Slot("image", 0)
+        Slot("image", 3, written="<|image|>")
+
+
+def test_an_item_beside_the_sequence_may_leave_no_mark() -> None:
+    make = processor(arrange=lambda cut: (Slot("image", 0),))
+    turns = (Turn("user", (picture(), Text("see"))), *chat("", "y")[1:])
+    example, without = make(Sample(turns)), make(Sample((Turn("user", (Text("see"),)), *turns[1:])))
+    assert [(span.kind, span.length) for span in example.spans] == [("image", 0)]
+    assert len(example.media["image"]) == 1
+    batch = pad([example, without], pad_id=0)
+    assert batch.where["image"].row_M == (0,)
+    assert len(batch.where["image"].index_R) == 0
 
 
 def test_pictures_are_prepared_as_stated() -> None:
