@@ -1,12 +1,14 @@
 """What objectives that tell pairs of picture and text apart may ask of a system, and the numbers that it learns them with."""
 
 # N pairs, T tokens, P features per picture, Q picture vectors per pair, E width of the common space, D width, R masked words
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
 
 from scops.core.batch import Batch
+from scops.core.system import Decoder
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,21 @@ class Texts:
         )
 
 
-class Comparing(Protocol):
-    """A system that compares pictures with texts. It is also an nn.Module and a scops.core.system.Decoder."""
+class Comparing(Decoder, Protocol):
+    """A system that compares pictures with texts. It is also an nn.Module."""
 
     @property
     def pairing(self) -> Pairing: ...
 
     @property
     def temperature(self) -> Tensor: ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Words that a mask may hide."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
 
     def captions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Of every row, the ids of its text as the text encoder reads it (B, T), and which are no padding."""

@@ -113,6 +113,9 @@ class EncoderDecoder(nn.Module):
         """(B, T, V); scores have a meaning where the reply stands."""
         return self.head(self.hidden(batch))
 
+    def compile_steps(self) -> None:
+        raise ValueError("steps of an encoder-decoder are not compiled by torch; leave it as it is")
+
     def session(self, batch: Batch, capacity: int) -> CachedSession:
         return self.cached(batch, FixedCache(len(batch.ids_BT), capacity, device=batch.ids_BT.device))
 
@@ -145,6 +148,10 @@ class EncoderDecoder(nn.Module):
     @property
     def temperature(self) -> Tensor:
         return self.heads.temperature()
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.encoder.words)
 
     def captions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         replies = replies_of(batch)
