@@ -110,7 +110,7 @@ def test_a_temperature_is_held_between_its_ends_and_only_where_it_learns() -> No
         model.pairs.temperature.value.data.fill_(0.9)
         model.pairs.temperature.value.requires_grad_(learns)
         OBJECTIVES["contrastive"](model, batch(), {})
-        assert float(model.temperature) == pytest.approx(wanted)
+        assert float(model.temperature.detach()) == pytest.approx(wanted)
 
 
 def test_looking_without_gradients_changes_no_state() -> None:
@@ -130,7 +130,9 @@ def test_only_what_learns_has_a_shadow() -> None:
         parameter.requires_grad_(not path.startswith("image.encoder"))
     OBJECTIVES["contrastive"](model, batch(), state)
     paths = {name.removeprefix(PREFIX) for name in state if name.startswith(PREFIX)}
-    assert paths == {p for p, t in model.named_parameters() if t.requires_grad and p.startswith(("encoder.", "pairs."))}
+    assert "image.connector.norm.bias" in paths
+    followed = ("image.", "encoder.", "pairs.")
+    assert paths == {p for p, t in model.named_parameters() if t.requires_grad and p.startswith(followed)}
 
 
 def test_matching_asks_of_pairs_and_of_the_strangers_that_were_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,7 @@ def test_masked_equals_the_plain_formula(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_word_masked_is_a_loss_of_nothing() -> None:
     loss = OBJECTIVES["masked"](system(masked=0.0), batch(), {})
-    assert (float(loss.sum), loss.count) == (0.0, 3)
+    assert (float(loss.sum.detach()), loss.count) == (0.0, 3)
 
 
 def test_a_cut_moves_words_to_the_prompt_and_leaves_the_rest_to_be_learnt() -> None:
@@ -235,7 +237,6 @@ def test_prefix_lm_equals_writing_the_rest_of_each_text_alone() -> None:
         scores = model(batch_of(one))[0, one.reply : len(one) - 1]
         losses.append(F.cross_entropy(scores, torch.from_numpy(one.ids_T[one.reply + 1 :]), reduction="none"))
     assert close(loss.sum / 3, torch.cat(losses).mean())
-    assert {int(torch.rand(()) * 1) for _ in range(50)} == {0}  # a text of one word keeps it
 
 
 def test_all_together_are_the_sum_and_reach_everything_that_lives() -> None:

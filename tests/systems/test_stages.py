@@ -14,12 +14,12 @@ from scops.core.layout import WHOLE
 from scops.core.stage import Stage
 from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
-from scops.systems import llama, mplug_owl, mplug_owl2, mplug_owl21, mplug_owl_video, owl_small
+from scops.systems import llama, mplug, mplug_owl, mplug_owl2, mplug_owl21, mplug_owl_video, owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
-from tests.systems import test_mplug_owl2, test_mplug_owl21
+from tests.systems import test_mplug, test_mplug_owl2, test_mplug_owl21
 from tests.systems.test_mplug_owl import TINY
 
 SIDE, ROOM = 64, 4  # of the small owls below: pixels of a picture, tokens of a picture
@@ -47,6 +47,11 @@ MPLUG_OWL21 = {"finetune": MPLUG_OWL2["finetune"], "lora": ((BRIDGE, "0 1 o gate
 OWL_SMALL = {
     "owl-tiny": ((BRIDGE, ""), (BRIDGE, ""), (BRIDGE, "q k v o")),
     "owl-nano": ((("image.connector.", "language.embed."), ""), (DECODER, ""), (DECODER, "")),
+}
+READING = ("image.", "encoder.text.", "encoder.fusion.blocks.")
+MPLUG = {
+    size: (((*READING, "encoder.fusion.embeddings.words.", "pairs.", "decoder."), ""), ((*READING, "decoder."), ""))
+    for size in ("mplug-base", "mplug-large")
 }
 LLAMA = {"finetune": ((DECODER, ""),), "lora": (((), "q k v o gate up down"),)}
 
@@ -164,6 +169,14 @@ def test_stages_of_owl_small_move_exactly_what_they_name(recipe: str) -> None:
     follow(small(SMALL), owl_small.STAGES[recipe], OWL_SMALL[recipe], pictures(SIDE))
 
 
+@pytest.mark.parametrize("recipe", MPLUG)
+def test_stages_of_mplug_move_exactly_what_they_name(recipe: str) -> None:
+    spec = replace(test_mplug.TINY, pairing=replace(test_mplug.TINY.pairing, masked=0.5))
+    texts = ((0,), [], [8, 9, 3]), ((0,), [5], [12, 13, 14, 3]), ((0,), [6, 7], [9, 16, 3])
+    batch = batch_of(*(test_mplug.row(*text) for text in texts))
+    follow(randomise(mplug.build(spec)), mplug.STAGES[recipe], MPLUG[recipe], batch)
+
+
 @pytest.mark.parametrize("recipe", LLAMA)
 def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
     follow(randomise(llama.build(llama.Spec(LANGUAGE))), llama.STAGES[recipe], LLAMA[recipe], words())
@@ -172,6 +185,7 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("system", "recipes"),
     [
+        (mplug, MPLUG),
         (mplug_owl, MPLUG_OWL),
         (mplug_owl_video, MPLUG_OWL),
         (mplug_owl2, MPLUG_OWL2),
