@@ -123,7 +123,7 @@ class Batch:
         opened: tokens of each row when its conversation was opened, where that is not `lengths`: in a batch that brings a
             part of it, or what was written since.
         connected: by kind, what the connector made (R, D), when that is known already: a row for each of
-            `where.index_R`, also where a batch brings only a part of an item.
+            `where.index_R`, also where a batch brings only a part of an item; of items beside the sequence (M, Q, D).
         replies: where the last assistant's turn of each row begins, on the host; empty when not known of all, or packed.
     """
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from scops.core.batch import Batch
 from scops.core.pairs import Pairing, Texts
 from scops.models.decoder import CachedSession, connected, encoded
+from scops.models.encoded import Encoded
 from scops.models.pairs import PairHeads
+from scops.models.replies import prompts_of, replies_of
 from scops.models.shared_replies import SharedReplies
 from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
@@ -35,6 +37,19 @@ class Writer(Protocol):
     def logits(self, x: Tensor) -> Tensor: ...
 
 
+class Reader(Protocol):
+    """An encoder that reads texts alone, and together with pictures."""
+
+    @property
+    def words(self) -> Tensor:
+        """(V, D): what masked words are told by."""
+        ...
+
+    def read(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor: ...
+
+    def fused(self, texts: Texts, pictures_NPD: Tensor) -> Tensor: ...
+
+
 class MediaFeatures(nn.Module):
     """One kind of media: its encoder, and what brings the features to the width that is asked."""
 
@@ -50,8 +65,8 @@ class EncoderDecoder(nn.Module):
         encoder: (ids_BT, real_BT, memories by kind) -> Memory of all that a decoder may ask. A kind of which the batch has
             no item is left out of the memories.
         decoder: a `Writer`.
-        pairs: compares pictures with texts, for retrieval and pre-training; the encoder then also has `texts` and `fused`.
-            Texts to be compared stand where replies do.
+        pairs: compares pictures with texts, for retrieval and pre-training; the encoder is then also a `Reader`. Texts to be
+            compared stand where replies do.
         inputs: by kind of media, standing at that name.
     """
 
@@ -71,6 +86,10 @@ class EncoderDecoder(nn.Module):
     def writer(self) -> Writer:
         return cast(Writer, self.decoder)
 
+    @property
+    def reader(self) -> Reader:
+        return cast(Reader, self.encoder)
+
     def input(self, kind: str) -> MediaFeatures:
         return cast(MediaFeatures, self.get_submodule(kind))
 
@@ -80,7 +99,7 @@ class EncoderDecoder(nn.Module):
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (M, Q, D)."""
-        return connected(self, batch)
+        return connected(self, batch) | dict(batch.connected)
 
     def read(self, batch: Batch) -> Memory:
         """The batch's pictures and prompts, read once."""
@@ -131,7 +150,7 @@ class EncoderDecoder(nn.Module):
     def shared(self, tokens: int, *, page: int, media_bytes: int) -> SharedReplies:
         """As scops.core.system.Decoder says; pages hold replies alone, and a row keeps what its prompt was read as."""
         pages = Pages(tokens // page, size=page, device=next(self.parameters()).device)
-        return SharedReplies(self, pages)
+        return SharedReplies(self, pages, Encoded(self.connect, media_bytes))
 
     # Comparing, as scops.core.pairs.Comparing says -------------------------------------------------------------------
 
@@ -151,7 +170,7 @@ class EncoderDecoder(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        return len(self.encoder.words)
+        return len(self.reader.words)
 
     def captions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         replies = replies_of(batch)
@@ -160,7 +179,7 @@ class EncoderDecoder(nn.Module):
         return replies.ids_BT.masked_fill(~real_BT, 0), real_BT
 
     def texts(self, ids_NT: Tensor, real_NT: Tensor) -> Texts:
-        return Texts(ids_NT, real_NT, self.encoder.read(ids_NT, real_NT))
+        return Texts(ids_NT, real_NT, self.reader.read(ids_NT, real_NT))
 
     def picture_vectors(self, pictures_NPD: Tensor) -> Tensor:
         return self.heads.picture_vectors(pictures_NPD)
@@ -169,10 +188,10 @@ class EncoderDecoder(nn.Module):
         return self.heads.text_vectors(texts.states_NTD)
 
     def verdicts(self, pictures_NPD: Tensor, texts: Texts) -> Tensor:
-        return self.heads.verdicts(self.encoder.fused(texts, pictures_NPD))
+        return self.heads.verdicts(self.reader.fused(texts, pictures_NPD))
 
     def filled(self, pictures_NPD: Tensor, texts: Texts, index_R: Tensor) -> Tensor:
-        return self.heads.fill(self.encoder.fused(texts, pictures_NPD), index_R, self.encoder.words)
+        return self.heads.fill(self.reader.fused(texts, pictures_NPD), index_R, self.reader.words)
 
     @torch.no_grad()
     def similarities(self, batch: Batch) -> Tensor:
@@ -226,44 +245,3 @@ def beside(tokens_MQD: Tensor, row_M: tuple[int, ...], rows: int) -> Memory:
     number_BN = [[n + 1 if n < count else 0 for n in range(max(counts))] for count in counts]
     item_BS = torch.tensor(number_BN, device=device).repeat_interleave(queries, 1)
     return Memory(flat.unflatten(0, (rows, -1)).flatten(1, 2), item_BS)
-
-
-def prompts_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Ids of all before the replies (B, T), and which of them are no padding."""
-    starts = _starts(batch)
-    start_B1 = torch.tensor(starts, device=batch.ids_BT.device)[:, None]
-    real_BT = torch.arange(max(starts), device=batch.ids_BT.device) < start_B1
-    return batch.ids_BT[:, : max(starts)].masked_fill(~real_BT, 0), real_BT
-
-
-def replies_of(batch: Batch) -> Batch:
-    """The replies alone, from position 0."""
-    starts = _starts(batch)
-    lengths = tuple(end - start for start, end in zip(starts, batch.lengths, strict=True))
-    start_B1 = torch.tensor(starts, device=batch.ids_BT.device)[:, None]
-    position_1T = torch.arange(max(lengths), device=batch.ids_BT.device)[None]
-    at_BT = (start_B1 + position_1T).clamp(max=batch.ids_BT.shape[1] - 1)
-    return Batch(batch.ids_BT.gather(1, at_BT), position_1T.expand_as(at_BT), lengths, ((0,),) * len(starts))
-
-
-def _starts(batch: Batch) -> tuple[int, ...]:
-    """Where the replies begin, on the host.
-
-    Raises:
-        ValueError: a packed batch, or one without replies.
-    """
-    if batch.packed:
-        raise ValueError(
-            "an encoder-decoder reads one conversation per row, but this batch is packed; leave out `packing`"
-        )
-    if not batch.replies:
-        raise ValueError(
-            "the batch does not say where its replies begin; make its examples with scops.data.processor.Processor, "
-            "and let the template open an assistant's turn with a special token"
-        )
-    for row, (start, end) in enumerate(zip(batch.replies, batch.lengths, strict=True)):
-        if not 0 < start < end:
-            raise ValueError(
-                f"row {row}: the reply begins at {start} of {end} tokens; prompt and reply need one at least"
-            )
-    return batch.replies

@@ -11,6 +11,7 @@ from torch.nn.functional import pad as padded
 
 from scops.core.batch import Batch, Example
 from scops.data.collate import pad
+from scops.models.encoded import Encoded, items_of
 from scops.nn.cache import Cache, Pair
 from scops.nn.context import Context, Memory
 from scops.nn.paged import PagedCache, PagedRow, Pages, release
@@ -52,10 +53,10 @@ class Row:
 
 
 class SharedReplies:
-    """Satisfies scops.core.session.SharedSession. Pages hold tokens of replies; equal prompts are not shared."""
+    """Satisfies scops.core.session.SharedSession. Pages hold tokens of replies; of equal prompts pictures alone are shared."""
 
-    def __init__(self, system: Replier, pool: Pages):
-        self.system, self.pool = system, pool
+    def __init__(self, system: Replier, pool: Pages, encoded: Encoded):
+        self.system, self.pool, self.encoded = system, pool, encoded
         self.page, self.pages = pool.size, pool.count
         self._rows: tuple[Row, ...] = ()
         self._fixed: dict[int, Pair] = {}
@@ -109,9 +110,12 @@ class SharedReplies:
 
     def _prompt(self, row: Row) -> Batch:
         weight = next(self.system.parameters())
-        batch = pad([row.example], pad_id=0)
-        media = {kind: items.to(weight.dtype) for kind, items in batch.media.items()}
-        return replace(batch, media=media).to(weight.device)
+        items = items_of(row.example)
+        connected: dict[str, list[Tensor]] = {}
+        for item, tokens_QD in zip(items, self.encoded(items, weight), strict=True):
+            connected.setdefault(item.kind, []).append(tokens_QD)
+        batch = replace(pad([row.example], pad_id=0).to(weight.device), media={})
+        return replace(batch, connected={kind: torch.stack(some) for kind, some in connected.items()})
 
     def _together(self, rows: Sequence[Row]) -> Memory:
         """The memories side by side, with padding behind; kept while the same rows write."""

@@ -11,9 +11,7 @@ from scops.core.glob import covers
 PREFIX = "shadow|"
 
 
-def shadow(
-    system: nn.Module, state: dict[str, Tensor], *, momentum: float, globs: tuple[str, ...]
-) -> dict[str, Tensor]:
+def shadow(system: Any, state: dict[str, Tensor], *, momentum: float, globs: tuple[str, ...]) -> dict[str, Tensor]:
     """The shadow weights by path, in the dtype of what they follow; they start as it is, and are kept in float32.
 
     They move at every call with gradients and stand still without, so that looking at held-out rows changes nothing. What
@@ -35,13 +33,13 @@ def shadow(
 
 
 @torch.no_grad()
-def asked(system: nn.Module, weights: dict[str, Tensor], method: str, *args: Any) -> Any:
+def asked(system: Any, weights: dict[str, Tensor], method: str, *args: Any) -> Any:
     """What a method of the system says with these weights in place of its own."""
     return functional_call(_Asked(system, method), {f"system.{path}": w for path, w in weights.items()}, args)
 
 
 class _Asked(nn.Module):
-    def __init__(self, system: nn.Module, method: str):
+    def __init__(self, system: Any, method: str):
         super().__init__()
         self.system, self.method = system, method
 

@@ -254,7 +254,8 @@ def test_all_together_are_the_sum_and_reach_everything_that_lives() -> None:
 
 def test_rows_that_are_no_pairs_do_not_take_part() -> None:
     model = system(queue=0, momentum=0.0)
-    others = [row((), [9], [8, SEP]), row((0, 0), [7], [6, SEP])]
+    two = replace(row((0, 0), [7], [6, SEP]), digests={"image": ("a", "b")})
+    others = [row((), [9], [8, SEP]), two]
     mixed, plain = batch_of(others[0], *captions([8, 9], [12, 7]), others[1]), batch_of(*captions([8, 9], [12, 7]))
     assert COUNTS[ALL](mixed) == 2
     assert close(OBJECTIVES["contrastive"](model, mixed, {}).sum, OBJECTIVES["contrastive"](model, plain, {}).sum)

@@ -170,7 +170,7 @@ def row(places: tuple[int, ...], prompt: list[int], reply: list[int]) -> Example
     spans = tuple((1 + place, 0) for place in places)
     made = example(ids, spans, [torch.randn(3, 14, 14) for _ in places])
     begins = len(prompt) + 2
-    return replace(made, learn_T=np.arange(len(ids)) > begins, reply=begins)
+    return replace(made, learn_T=np.arange(len(ids)) > begins, reply=begins, digests={})
 
 
 def rows() -> dict[str, Example]:
@@ -220,7 +220,7 @@ def test_selected_rows_go_on_as_if_alone(tiny: torch.nn.Module) -> None:
 @torch.no_grad()
 def test_shared_session_equals_recompute_while_rows_come_and_go(tiny: torch.nn.Module) -> None:
     made = list(rows().values())
-    shared = tiny.shared(40, page=3, media_bytes=2**20)
+    shared = tiny.shared(60, page=3, media_bytes=2**20)
     opened = [shared.open(one) for one in made]
     slow = [Recompute(tiny, [batch_of(one)]) for one in made]
     for at, (one, twin) in enumerate(zip(opened, slow, strict=True)):
@@ -233,11 +233,15 @@ def test_shared_session_equals_recompute_while_rows_come_and_go(tiny: torch.nn.M
         ids_B = torch.randint(5, 50, (len(numbers),))
         wanted = torch.cat([slow[n].step(ids_B[i : i + 1]) for i, n in enumerate(numbers)])
         assert close(shared.step([opened[n] for n in numbers], ids_B), wanted)
+    looked: list[int] = []
+    hook = tiny.image.encoder.register_forward_hook(lambda *_: looked.append(1))
     free = shared.free
     shared.release(opened[3])
     assert shared.free > free
     while (scores := shared.read(opened[3], 4)) is None:
         pass
+    hook.remove()
+    assert not looked  # its pictures were kept
     assert close(scores[None], slow[3].logits_BV)
 
 
