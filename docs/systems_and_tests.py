@@ -98,7 +98,18 @@ ROWS = (
     *planned(
         "mPLUG family",
         mplug_owl3="mPLUG-Owl3", mplug_docowl="mPLUG-DocOwl", ureader="UReader",
-        docowl1_5="DocOwl 1.5", docowl2="DocOwl2", mplug="mPLUG",
+        docowl1_5="DocOwl 1.5", docowl2="DocOwl2",
+    ),
+    Row(
+        "mplug", "mPLUG", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug.test_full_sizes_have_the_published_names_and_shapes",
+            READS: "systems.test_mplug.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_mplug.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[skip]",
+        },
     ),
     Row(
         "owl-small", "owl-tiny, owl-nano", "Our own default",

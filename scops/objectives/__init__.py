@@ -13,6 +13,7 @@ from scops.objectives.matching import matching
 from scops.objectives.next_token import next_token, supervised_tokens
 from scops.objectives.pair_work import count_pairs, over_pairs
 from scops.objectives.prefix_lm import prefix_lm
+from scops.objectives.whole_reply import replies, whole_reply
 from scops.objectives.word_alignment import single_pictures, word_alignment
 from scops.objectives.word_reading import read_words, word_reading
 
@@ -23,6 +24,7 @@ Objective = Callable[[Any, Batch, State], Loss]
 
 OBJECTIVES: dict[str, Objective] = {
     "next_token": next_token,
+    "whole_reply": whole_reply,
     "word_alignment": word_alignment,
     "word_reading": word_reading,
     "contrastive": over_pairs(contrastive=contrastive),
@@ -40,6 +42,7 @@ PARTS = {"contrastive", "matching", "masked", "prefix_lm"}
 
 COUNTS: dict[str, Callable[[Batch], int]] = {
     "next_token": supervised_tokens,
+    "whole_reply": replies,
     "word_alignment": single_pictures,
     "word_reading": read_words,
     **{name: count_pairs for name in OBJECTIVES if set(name.split("+")) <= PARTS},

@@ -233,7 +233,7 @@ PRETRAIN_LARGE = replace(
     source=PRETRAIN.source.replace("base.yaml at 256 x 256", "large.yaml at 224 x 224"),
 )  # fmt: skip
 VQA = Stage(
-    "vqa", train=(*READING, "decoder"), data=("vqa",), steps=20_570, batch=256, lr=3e-5,
+    "vqa", train=(*READING, "decoder"), data=("vqa",), objective="whole_reply", steps=20_570, batch=256, lr=3e-5,
     lr_of={"image.encoder": 5e-6}, min_lr=1e-6, warmup=400, weight_decay=0.02,
     source="AliceMind mPLUG/configs/vqa_mplug_large.yaml at 336 x 336: 8 epochs; steps worked out for the 658,111 questions "
     "of VQA v2 train and val, Visual Genome's come on top; warm-up of 4 x 100 steps",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scops.core.batch import Example
+from scops.core.batch import Example, Span
 from scops.core.pairs import Pairing
 from scops.data.collate import pack
 from scops.encoders.skip_fusion import FusionSpec
@@ -18,6 +18,7 @@ from scops.models.encoder_decoder import READ
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.context import Context, Memory
+from scops.objectives import COUNTS, OBJECTIVES
 from scops.ops.masks import Causal
 from scops.systems import mplug
 from tests.conftest import Golden, batch_of, close, example, randomise
@@ -75,6 +76,22 @@ def test_every_probe_equals_the_reference(golden: Golden, system: torch.nn.Modul
     targets = answers.masked_fill(~answered, -100)[:, 1:]
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
     assert close(losses.sum(1), wanted["decoder_loss"])
+
+
+def test_the_loss_of_whole_replies_equals_the_reference(golden: Golden, system: torch.nn.Module) -> None:
+    inputs, rows_ = golden.inputs, []
+    for ids, mask, answer, answered in zip(
+        *(inputs[name] for name in ("input_ids", "attention_mask", "answer_ids", "answer_mask")), strict=True
+    ):
+        prompt = ids[mask.bool()].tolist()
+        line = np.array([*prompt, *answer[answered.bool()].tolist()])
+        span = (Span("image", 1, 0),)
+        rows_.append(Example(line, np.arange(len(line)) > len(prompt), span, reply=len(prompt)))
+    batch = replace(batch_of(*rows_), connected={"image": inputs["image_embeds"]})
+    loss = OBJECTIVES["whole_reply"](system, batch, {})
+    assert (loss.count, loss.unit) == (2, "reply")
+    assert close(loss.sum, golden.outputs["decoder_loss"].sum())
+    assert COUNTS["whole_reply"](batch) == 2
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: mplug.Spec) -> None:
