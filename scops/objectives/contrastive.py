@@ -14,16 +14,17 @@ from scops.objectives.queue import enqueue, queued
 
 
 def contrastive(work: Work) -> Tensor:
-    """Cross-entropy to soft targets, the mean of both directions."""
+    """Cross-entropy to soft targets in float32, the mean of both directions."""
     numbers, system = work.pairing, work.system
     if torch.is_grad_enabled() and system.temperature.requires_grad:
         with torch.no_grad():
             system.temperature.clamp_(numbers.coldest, numbers.warmest)
-    pictures_NQE, texts_NE = system.picture_vectors(work.pictures_NPD), system.text_vectors(work.texts)
+    pictures_NQE = system.picture_vectors(work.pictures_NPD).float()
+    texts_NE = system.text_vectors(work.texts).float()
     seen_NQE, seen_NE = pictures_NQE, texts_NE
     if numbers.momentum:
-        seen_NQE = work.asked("picture_vectors", work.shadow_pictures_NPD)
-        seen_NE = work.asked("text_vectors", work.asked("texts", *work.captions))
+        seen_NQE = work.asked("picture_vectors", work.shadow_pictures_NPD).float()
+        seen_NE = work.asked("text_vectors", work.asked("texts", *work.captions)).float()
     all_KQE, all_KE = seen_NQE, seen_NE
     if numbers.queue:
         old_SQE, old_SE = queued(work.state, numbers.queue, seen_NQE, seen_NE)

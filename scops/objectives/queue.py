@@ -9,13 +9,13 @@ PICTURES, TEXTS, AT = "queue|pictures", "queue|texts", "queue|at"
 
 
 def queued(state: dict[str, Tensor], places: int, pictures_NQE: Tensor, texts_NE: Tensor) -> tuple[Tensor, Tensor]:
-    """What the ring holds, (S, Q, E) and (S, E); random directions at first, the same in every process."""
+    """What the ring holds, (S, Q, E) and (S, E) in float32; random directions at first, the same in every process."""
     if PICTURES not in state:
-        made, like = torch.Generator().manual_seed(0), {"device": texts_NE.device, "dtype": torch.float32}
+        made = torch.Generator().manual_seed(0)
         for name, shape in ((PICTURES, pictures_NQE.shape[1:]), (TEXTS, texts_NE.shape[1:])):
-            state[name] = normalize(torch.randn(places, *shape, generator=made), dim=-1).to(**like)
+            state[name] = normalize(torch.randn(places, *shape, generator=made), dim=-1).to(texts_NE.device)
         state[AT] = torch.zeros((), dtype=torch.long)
-    return state[PICTURES].to(pictures_NQE.dtype), state[TEXTS].to(texts_NE.dtype)
+    return state[PICTURES], state[TEXTS]
 
 
 def enqueue(state: dict[str, Tensor], pictures_NQE: Tensor, texts_NE: Tensor) -> None:

@@ -252,6 +252,20 @@ def test_all_together_are_the_sum_and_reach_everything_that_lives() -> None:
     assert all(".unused." in path or "fusion.embeddings." in path for path in still)
 
 
+def test_in_bfloat16_the_losses_are_nearly_those_of_float32() -> None:
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, made, state = system(masked=0.9).to(dtype), batch(), {}
+        made = replace(made, media={"image": made.media["image"].to(dtype)})
+        torch.manual_seed(3)
+        losses.append(OBJECTIVES[ALL](model, made, state))
+        losses[-1].sum.backward()
+        assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+    for name in ("contrastive", "masked", "prefix_lm"):
+        one, two = (float(loss.parts[name][0]) for loss in losses)
+        assert two == pytest.approx(one, rel=0.05), name
+
+
 def test_rows_that_are_no_pairs_do_not_take_part() -> None:
     model = system(queue=0, momentum=0.0)
     two = replace(row((0, 0), [7], [6, SEP]), digests={"image": ("a", "b")})

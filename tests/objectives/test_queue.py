@@ -23,6 +23,8 @@ assert torch.equal(state[PICTURES][:3, 0], wanted) and torch.equal(state[TEXTS][
 both = [torch.empty_like(first) for _ in range(2)]
 distributed.all_gather(both, first)
 assert torch.equal(*both), "the queues begin differently"
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 

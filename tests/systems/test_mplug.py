@@ -5,11 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from scops.core.batch import Example, Span
 from scops.core.pairs import Pairing
+from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pack
+from scops.data.processor import Processor
+from scops.data.tokenizer import Tokenizer
 from scops.encoders.skip_fusion import FusionSpec
 from scops.encoders.vit import VitSpec
 from scops.language.bert import BertSpec
@@ -136,6 +140,8 @@ def test_authors_configuration_goes_both_ways(size: str) -> None:
     with pytest.raises(ValueError, match="clip_name is 'RN50'"):
         mplug.spec_of(mplug.config_of(mplug.SIZES[size]) | {"clip_name": "RN50"})
     assert mplug.spec_of({"model_type": "bert"}) is None
+    with pytest.raises(ValueError, match="names a tower, ViT-B-16 or ViT-L-14"):
+        mplug.config_of(TINY)
 
 
 @pytest.mark.parametrize(("stride", "joint"), [(3, [3]), (6, []), (2, [2, 4]), (1, [1, 2, 3, 4, 5])])
@@ -160,6 +166,33 @@ def test_a_training_file_s_shadows_queues_and_text_tower_are_left_out(golden: Go
     )  # fmt: skip
     more |= {name: torch.zeros(1) for name in others}
     assert keys.load(golden.weights | more).keys() == keys.load(golden.weights).keys()
+
+
+def test_prompts_are_written_as_the_authors_tokenizer_writes_them() -> None:
+    transformers = pytest.importorskip("transformers")
+    specials, plain = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "what is this ? an owl ##s sep [ ] on a branch"
+    words = [*specials, *plain.split()]
+    theirs = transformers.BertTokenizer(vocab={word: at for at, word in enumerate(words)}, do_lower_case=True)
+    ours = Tokenizer(theirs.backend_tokenizer, bos="[CLS]", eos="[SEP]", pad="[PAD]")
+    make = Processor(mplug.layout(TINY), ours)
+    picture = Media("image", Image.new("RGB", (30, 20), "red"))
+    asked = (Turn("user", (picture, Text("What IS this?"))), Turn("assistant", (Text("an owls"),), learn=True))
+    example = make(Sample(asked))
+    question, answer = theirs("What IS this?").input_ids, theirs("an owls").input_ids
+    assert example.ids_T.tolist() == [*question, *answer]
+    assert example.reply == len(question)
+    assert example.learn_T.tolist() == [False] * (len(question) + 1) + [True] * (len(answer) - 1)
+    assert example.media["image"][0].shape == (3, 14, 14)
+    assert example.spans == (Span("image", 1, 0),)
+    prompt = make(Sample(asked[:1]), reply=True)
+    assert prompt.ids_T.tolist() == [*question, ours.id_of("[CLS]")]
+    assert prompt.reply == len(question)
+    alone = make(Sample((Turn("user", (picture,)), asked[1])))
+    assert alone.ids_T.tolist() == [*theirs("").input_ids, *answer]
+    markup = make(Sample((Turn("user", (Text("[SEP]"),)), asked[1])))
+    assert markup.ids_T.tolist().count(ours.id_of("[SEP]")) == 2  # the template's own
+    more = make(Sample((*asked, Turn("user", (Text("this?"),)), asked[1])))
+    assert more.reply == len(more) - len(answer)
 
 
 # Reading and writing --------------------------------------------------------------------------------------------------
