@@ -19,7 +19,7 @@ from scops.checkpoints.keymap import KeyMap, Repeated, rule, same, split
 from scops.core.batch import Example, Span
 from scops.core.pairs import Pairing, Texts
 from scops.data.collate import pad
-from scops.encoders.vit import VitSpec, _block
+from scops.encoders.vit import VitSpec, block
 from scops.language.bert import Bert, BertHead, BertSpec, cross_block, self_block
 from scops.models.encoder_decoder import EncoderDecoder, MediaFeatures
 from scops.models.pairs import PairHeads
@@ -37,14 +37,14 @@ class Tower(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(3, spec.dim, spec.patch, spec.patch)
         self.cls, self.positions = (nn.Parameter(torch.zeros(1, n, spec.dim)) for n in (1, 1 + patches))
-        self.blocks = nn.ModuleList(_block(spec) for _ in range(spec.layers))
+        self.blocks = nn.ModuleList(block(spec) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.dim, spec.eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(pixels), -1, -1), patches], 1) + self.positions
-        for block in self.blocks:
-            x = block(x, Context())
+        for layer in self.blocks:
+            x = layer(x, Context())
         return self.norm(x)
 
 
@@ -65,8 +65,8 @@ class Encoder(nn.Module):
     def fused(self, texts: Texts, pictures: Tensor) -> Tensor:
         memory = Memory(pictures, torch.ones(pictures.shape[:2], dtype=torch.long))
         ctx, x = Context(visible=texts.real_NT[:, None, None], memories={"image": memory}), texts.states_NTD
-        for block in self.fusion:
-            x = block(x, ctx)
+        for layer in self.fusion:
+            x = layer(x, ctx)
         return x
 
 
