@@ -133,7 +133,18 @@ ROWS = (
     ),
     *planned(
         "mPLUG family",
-        mplug_docowl="mPLUG-DocOwl", mplug="mPLUG",
+        mplug_docowl="mPLUG-DocOwl",
+    ),
+    Row(
+        "mplug", "mPLUG", "mPLUG family",
+        {
+            BUILT: "systems.test_mplug.test_full_sizes_have_the_published_names_and_shapes",
+            READS: "systems.test_mplug.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_mplug.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_mplug.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_stages.test_stages_of_mplug_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[skip]",
+        },
     ),
     Row(
         "owl-small", "owl-tiny, owl-nano", "Our own default",

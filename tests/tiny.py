@@ -19,13 +19,13 @@ ABSTRACTOR = {"dim": 12, "hidden": 20, "layers": 1, "heads": 2, "queries": 3}
 
 
 @cache
-def _trained() -> str:
+def _trained(*more: str) -> str:
     backend = Backend(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=[*SPECIALS, *more], initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(
         ["what is this? an owl on a branch. the user asks, the assistant answers."] * 9, trainer
@@ -42,6 +42,11 @@ def qwen_tokenizer() -> Tokenizer:
     backend = Backend.from_str(_trained())
     backend.add_special_tokens(["<|endoftext|>"])
     return Tokenizer(backend, bos="<|endoftext|>", eos="<|im_end|>", pad="</s>")
+
+
+def bert_tokenizer() -> Tokenizer:
+    backend = Backend.from_str(_trained("[PAD]", "[CLS]", "[SEP]", "[MASK]"))
+    return Tokenizer(backend, bos="[CLS]", eos="[SEP]", pad="[PAD]")
 
 
 def owl() -> Model:
@@ -135,6 +140,20 @@ def docowl2() -> Model:
     return model
 
 
+def skip() -> Model:
+    """mPLUG, the encoder-decoder with skip connections, at a tiny size."""
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 32, "patch": 16},
+        "fusion": {"layers": 5, "live": 4, "stride": 3},
+        "text": {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "vocab": 310, "context": 160},
+        "reading": 2,
+        "pairing": {"space": 6, "queue": 8, "mask": 9},
+    }
+    model = scops.create("mplug-base", sizes, tokenizer=bert_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def text_only() -> Model:
     model = scops.create("llama-7b", {"language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
@@ -177,6 +196,7 @@ MODELS = {
     "ureader": ureader,
     "docowl15": docowl15,
     "docowl2": docowl2,
+    "skip": skip,
     "text": text_only,
 }
 

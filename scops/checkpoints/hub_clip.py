@@ -1,8 +1,8 @@
-"""transformers' CLIPVisionModel -> our vision transformer."""
+"""CLIP's picture tower, transformers' CLIPVisionModel or OpenAI's own, -> our vision transformer."""
 
 from collections.abc import Iterable
 
-from scops.checkpoints.keymap import KeyMap, LeadingAxes, Rule, dropped, same
+from scops.checkpoints.keymap import KeyMap, LeadingAxes, Rule, dropped, same, split
 
 
 def clip_layer(theirs: str, ours: str) -> list[Rule]:
@@ -29,6 +29,22 @@ HUB_CLIP_BARE = KeyMap(
     same("post_layernorm.{w}", "post_norm.{w}"),
 )
 HUB_CLIP = HUB_CLIP_BARE.under(theirs="vision_model.")
+
+
+BLOCK, QKV = "transformer.resblocks.{i}.", tuple(f"blocks.{{i}}.attn.body.{name}.{{w}}" for name in "qkv")
+OPENAI_CLIP = KeyMap(  # CLIP.visual of openai/CLIP, clip/model.py, without its projection
+    same("class_embedding", "cls", LeadingAxes(2)),
+    same("positional_embedding", "positions", LeadingAxes(1)),
+    same("conv1.weight", "patch.weight"),
+    same("ln_pre.{w}", "pre_norm.{w}"),
+    same(BLOCK + "ln_1.{w}", "blocks.{i}.attn.norm.{w}"),
+    split(BLOCK + "attn.in_proj_{w}", QKV),
+    same(BLOCK + "attn.out_proj.{w}", "blocks.{i}.attn.body.o.{w}"),
+    same(BLOCK + "ln_2.{w}", "blocks.{i}.mlp.norm.{w}"),
+    same(BLOCK + "mlp.c_fc.{w}", "blocks.{i}.mlp.body.up.{w}"),
+    same(BLOCK + "mlp.c_proj.{w}", "blocks.{i}.mlp.body.down.{w}"),
+    same("ln_post.{w}", "post_norm.{w}"),
+)
 
 
 def clip_keys(names: Iterable[str]) -> KeyMap:

@@ -12,6 +12,7 @@ from scops.checkpoints.op import (
     Copies,
     LeadingAxes,
     Op,
+    Repeated,
     Split,
     SplitPerHead,
     Stack,
@@ -24,8 +25,8 @@ from scops.checkpoints.op import (
 from scops.core.names import nearest
 
 __all__ = [
-    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Rule", "Split", "SplitPerHead", "Stack",
-    "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
+    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated", "Rule", "Split", "SplitPerHead",
+    "Stack", "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 
 HOLE = re.compile(r"\{(\w+)\}")

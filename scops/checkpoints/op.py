@@ -184,6 +184,23 @@ class TrailingAxes(Op):
 
 
 @dataclass(frozen=True)
+class Repeated(Op):
+    """One tensor of ours that theirs holds several times, because it is tied there."""
+
+    count: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        first, *others = tensors
+        if not all(first.shape == other.shape and (first.is_meta or torch.equal(first, other)) for other in others):
+            raise ValueError("these should be one tied tensor, but their numbers differ")
+        return [first]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        (tensor,) = tensors
+        return [tensor.clone() for _ in range(self.count)]
+
+
+@dataclass(frozen=True)
 class Unpermute(Op):
     """Rotary rows paired (0, 1), (2, 3), ... in theirs (Meta, llama.cpp), (0, H/2), (1, H/2 + 1), ... in ours."""
 

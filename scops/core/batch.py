@@ -41,6 +41,8 @@ class Example:
         media: by kind, prepared pictures (C, height, width) float32 in reading order.
             Usually one makes an item; spans with several places take as many.
         digests: by kind, a full content digest per prepared picture (pixels and preparation).
+        reply: where the last assistant's turn begins; None where the template opens it with words, which may share
+            tokens with what stands before them.
     """
 
     ids_T: np.ndarray
@@ -50,6 +52,7 @@ class Example:
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = ""
     dataset: str = ""
+    reply: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids_T)
@@ -120,7 +123,8 @@ class Batch:
         opened: tokens of each row when its conversation was opened, where that is not `lengths`: in a batch that brings a
             part of it, or what was written since.
         connected: by kind, what the connector made (R, D), when that is known already: a row for each of
-            `where.index_R`, also where a batch brings only a part of an item.
+            `where.index_R`, also where a batch brings only a part of an item; of items beside the sequence (M, Q, D).
+        replies: where the last assistant's turn of each row begins, on the host; empty when not known of all, or packed.
     """
 
     ids_BT: Tensor
@@ -138,6 +142,7 @@ class Batch:
     opened: tuple[int, ...] | None = None
     names: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    replies: tuple[int, ...] = ()
 
     @property
     def packed(self) -> bool:

@@ -40,7 +40,7 @@ class Slot:
 
     Args:
         kind: the input of the model that takes it.
-        tokens: in the sequence; 0 when they stand beside it.
+        tokens: in the sequence; 0 when they stand beside it, of which `written` may mark the place.
         places: of the prepared pictures that make the item, in their order.
         written: marks the place of an item beside the sequence. It is encoded alone, and its ids stay in the text; the
             item begins at the first of them.
@@ -52,8 +52,8 @@ class Slot:
     written: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.written) == bool(self.tokens):
-            raise ValueError(f"a slot has tokens in the sequence or words that mark its place, not {self}")
+        if self.written and self.tokens:
+            raise ValueError(f"a slot has tokens in the sequence or words that mark its place, not both: {self}")
 
 
 Piece = Special | Written
@@ -80,10 +80,16 @@ class Role:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the prompt; `learn` says whether its tokens are targets."""
+    """A stretch of the prompt.
+
+    Args:
+        learn: whether its tokens are targets.
+        opens: whether it is the first of an assistant's turn.
+    """
 
     piece: Special | Written | Text | Media
     learn: bool = False
+    opens: bool = False
 
 
 @dataclass(frozen=True)

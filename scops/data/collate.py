@@ -91,6 +91,7 @@ def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
         digests={kind: _digests(placed, kind) for kind in kinds},
         names=tuple(example.name for _, _, example in placed),
         datasets=tuple(example.dataset for _, _, example in placed),
+        replies=_replies(rows),
     )
 
 
@@ -161,6 +162,12 @@ def _targets(ids_BT: np.ndarray, learn_BT: np.ndarray) -> Targets:
     at_R = np.flatnonzero(learn_BT)
     count_B = tuple(learn_BT.sum(1).tolist())
     return Targets(torch.from_numpy(at_R - 1), torch.from_numpy(ids_BT.ravel()[at_R]), count_B)
+
+
+def _replies(rows: list[list[Example]]) -> tuple[int, ...]:
+    found = [row[0].reply for row in rows if len(row) == 1]
+    known = tuple(reply for reply in found if reply is not None)
+    return known if len(known) == len(rows) else ()
 
 
 def _stacked(placed: list[Placed], kind: str) -> Tensor | None:

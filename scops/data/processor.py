@@ -104,12 +104,12 @@ class Processor:
         for segment in segments(self.layout.template, sample.turns, reply=reply):
             whole = segment.piece
             if not isinstance(whole, Media):
-                pen.write(whole, segment.learn)
+                pen.write(whole, segment.learn, opens=segment.opens)
                 continue
             met[whole.kind] += 1
             for piece in self._item(whole, sample).pieces():
                 named = Written(piece.text.format(met[whole.kind])) if isinstance(piece, Numbered) else piece
-                pen.write(named, segment.learn)
+                pen.write(named, segment.learn, opens=segment.opens)
         return pen.example(sample)
 
     def _item(self, media: Media, sample: Sample) -> Item:
@@ -130,14 +130,17 @@ class _Pen:
     spans: list[Span] = field(default_factory=list)
     waiting: str = ""
     waiting_learn: bool = False
+    reply: int | None = None
 
-    def write(self, piece: Piece | Text | Slot, learn: bool) -> None:
+    def write(self, piece: Piece | Text | Slot, learn: bool, *, opens: bool = False) -> None:
         if not isinstance(piece, Special | Slot):
             if learn != self.waiting_learn:
                 self._flush()
             self.waiting, self.waiting_learn = self.waiting + piece.text, learn
             return
         self._flush()
+        if opens:
+            self.reply = len(self.ids)
         if isinstance(piece, Special):
             self._put([self.tokenizer.id_of(piece.token)], learn)
         else:
@@ -152,6 +155,7 @@ class _Pen:
             tuple(self.spans),
             name=sample.name,
             dataset=sample.dataset,
+            reply=self.reply,
         )
 
     def _flush(self) -> None:

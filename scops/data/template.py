@@ -25,7 +25,7 @@ def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple
     for turn in turns:
         written += _turn(template.roles[turn.role], turn)
     if reply:
-        written += _plain(template.roles["assistant"].before)
+        written += _opened(template.roles["assistant"].before)
     return tuple(written)
 
 
@@ -62,7 +62,7 @@ def jinja(template: Template) -> str:
 
 
 def _turn(role: Role, turn: Turn) -> Iterator[Segment]:
-    yield from _plain(role.before)
+    yield from _opened(role.before) if turn.role == "assistant" else _plain(role.before)
     for number, part in enumerate(turn.parts):
         if turn.learn and not isinstance(part, Text):
             raise ValueError(f"a learnt turn is text only, but part {number} is {part.kind} {part.name!r}")
@@ -75,6 +75,10 @@ def _turn(role: Role, turn: Turn) -> Iterator[Segment]:
 
 def _plain(pieces: Sequence[Piece]) -> Iterator[Segment]:
     return (Segment(piece) for piece in pieces)
+
+
+def _opened(pieces: Sequence[Piece]) -> Iterator[Segment]:
+    return (Segment(piece, opens=number == 0) for number, piece in enumerate(pieces))
 
 
 def _jinja_role(role: Role) -> list[str]:

@@ -130,6 +130,8 @@ def write_golden(folder: str | Path, system: Decoder, examples: Sequence[Example
     inputs: dict[str, Tensor] = {}
     for at, example in enumerate(examples):
         inputs[f"{at}.ids"] = torch.from_numpy(example.ids_T)
+        if example.reply is not None:
+            inputs[f"{at}.reply"] = torch.tensor(example.reply)
         for kind, items in example.media.items():
             spans = [span for span in example.spans if span.kind == kind]
             inputs[f"{at}.spans.{kind}"] = torch.tensor([(span.start, span.length, len(span.places)) for span in spans])
@@ -181,4 +183,5 @@ def _example(inputs: Reader, at: int) -> Example:
                 )
             media[kind] = tuple(inputs[f"{at}.media.{kind}"].numpy())
     ordered = tuple(sorted(spans, key=lambda span: span.start))
-    return Example(ids_T, np.zeros(len(ids_T), np.bool_), ordered, media)
+    reply = int(inputs[f"{at}.reply"]) if f"{at}.reply" in inputs.names() else None
+    return Example(ids_T, np.zeros(len(ids_T), np.bool_), ordered, media, reply=reply)

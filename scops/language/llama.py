@@ -69,7 +69,7 @@ def block(spec: LlamaSpec, rope: Rope) -> Block:
     )
 
 
-def attention(spec: LlamaSpec, rope: Rope, **other: nn.Module) -> SelfAttention:
+def attention(spec: LlamaSpec, rope: Rope, **other: Any) -> SelfAttention:
     """LLaMA's self-attention; `other` replaces single parts, e.g. k=Routed(...)."""
     width, kv_width = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
     sizes = {"q": (spec.dim, width), "k": (spec.dim, kv_width), "v": (spec.dim, kv_width), "o": (width, spec.dim)}

@@ -2,8 +2,9 @@
 
 # B rows, T tokens, M media items of all rows, I prepared pictures, P features per picture, Q tokens per item, D width,
 # V vocabulary
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -91,24 +92,11 @@ class MultimodalDecoder(nn.Module):
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (I, P, D): features that the batch brings, or what the encoder makes of its pictures."""
-        unknown = (set(batch.media) | set(batch.features)) - set(self.kinds)
-        if unknown:
-            raise ValueError(
-                f"the batch has media of kind {sorted(unknown)}, but this system reads "
-                f"{', '.join(self.kinds) or 'text alone'}"
-            )
-        made = {
-            kind: run_tiled(self.input(kind).encoder, media, _tiles(batch, kind, media))
-            for kind, media in batch.media.items()
-        }
-        return made | dict(batch.features)
+        return encoded(self, batch)
 
     def connect(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (M, Q, D); what the batch brings connected already, perhaps of half an item, as if of one item."""
-        made = {
-            kind: run_tiled(self.input(kind).connector, f_IPD, _tiles(batch, kind, f_IPD))
-            for kind, f_IPD in self.encode(batch).items()
-        }
+        made = connected(self, batch)
         return made | {kind: tokens_RD[None] for kind, tokens_RD in batch.connected.items()}
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -173,7 +161,8 @@ class MultimodalDecoder(nn.Module):
     def asking(self, kind: str) -> tuple[Asks, ...]:
         """Who asks what of this kind stands beside the sequence; nobody where it stands in it."""
         memory = self.input(kind).placement.memory
-        return tuple(m for m in self.language.modules() if memory and isinstance(m, Asks) and m.memory == memory)
+        modules: Iterable[object] = self.language.modules() if memory else ()
+        return tuple(module for module in modules if isinstance(module, Asks) and module.memory == memory)
 
     def kept(self, batch: Batch) -> dict[str, list[tuple[Tensor, ...]]]:
         """By kind and item, what outlives a forward: its tokens (Q, D), or unplaced keys and values (K, Q, H) of all who ask."""
@@ -192,6 +181,39 @@ class MultimodalDecoder(nn.Module):
         return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
 
 
+class Seeing(Protocol):
+    """What has encoders and connectors, by kind of media."""
+
+    kinds: tuple[str, ...]
+
+    def input(self, kind: str) -> Any:
+        """A module with the parts `encoder` and `connector`."""
+        ...
+
+
+def encoded(system: Seeing, batch: Batch) -> dict[str, Tensor]:
+    """By kind (I, P, D): features that the batch brings, or what the encoder makes of its pictures."""
+    unknown = (set(batch.media) | set(batch.features)) - set(system.kinds)
+    if unknown:
+        raise ValueError(
+            f"the batch has media of kind {sorted(unknown)}, but this system reads "
+            f"{', '.join(system.kinds) or 'text alone'}"
+        )
+    made = {
+        kind: run_tiled(system.input(kind).encoder, media, _tiles(batch, kind, media))
+        for kind, media in batch.media.items()
+    }
+    return made | dict(batch.features)
+
+
+def connected(system: Seeing, batch: Batch) -> dict[str, Tensor]:
+    """By kind (M, Q, D): what the connector makes of them."""
+    return {
+        kind: run_tiled(system.input(kind).connector, f_IPD, _tiles(batch, kind, f_IPD))
+        for kind, f_IPD in encoded(system, batch).items()
+    }
+
+
 def _tiles(batch: Batch, kind: str, x: Tensor) -> Tiles:
     return batch.tiles.get(kind) or Tiles.of([(WHOLE,)] * len(x), x.device)
 
@@ -204,10 +226,23 @@ class Stepper(Protocol):
     def logits(self, x_BD: Tensor, /) -> Tensor: ...
 
 
+class Growing(Protocol):
+    """What a session asks of a system: to read a batch, and the words of one token more."""
+
+    @property
+    def language(self) -> Any: ...
+
+    def read(self, batch: Batch, cache: Cache) -> tuple[Tensor, Context]: ...
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+
+    def steps(self) -> Stepper: ...
+
+
 class CachedSession:
     """Reads the batch once, then one token per row and step."""
 
-    def __init__(self, system: MultimodalDecoder, batch: Batch, cache: Cache, *, steps: Stepper | None = None):
+    def __init__(self, system: Growing, batch: Batch, cache: Cache, *, steps: Stepper | None = None):
         if batch.packed:
             raise ValueError("a session needs one document per row, but this batch is packed")
         self.system, self.cache = system, cache

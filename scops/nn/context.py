@@ -1,6 +1,6 @@
 """What a sub-layer may know besides the residual stream."""
 
-# B rows, T tokens of the stream, S slots of a memory, D width
+# B rows, T tokens of the stream, S slots of a memory, D width, R chosen rows
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any

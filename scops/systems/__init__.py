@@ -64,6 +64,7 @@ SYSTEMS = {
     "ureader": System("scops.systems.ureader", ("ureader-7b",)),
     "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
     "docowl2": System("scops.systems.docowl2", ("docowl2",)),
+    "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

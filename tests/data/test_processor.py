@@ -196,7 +196,18 @@ def test_an_item_beside_the_sequence_begins_at_its_mark_whose_ids_stay() -> None
         assert example.ids_T[span.start : span.start + len(ids)].tolist() == ids
         assert span.length == 0
     with pytest.raises(ValueError, match="tokens in the sequence or words"):
-        Slot("image", 0)
+        Slot("image", 3, written="<|image|>")
+
+
+def test_an_item_beside_the_sequence_may_leave_no_mark() -> None:
+    make = processor(arrange=lambda cut: (Slot("image", 0),))
+    turns = (Turn("user", (picture(), Text("see"))), *chat("", "y")[1:])
+    example, without = make(Sample(turns)), make(Sample((Turn("user", (Text("see"),)), *turns[1:])))
+    assert [(span.kind, span.length) for span in example.spans] == [("image", 0)]
+    assert len(example.media["image"]) == 1
+    batch = pad([example, without], pad_id=0)
+    assert batch.where["image"].row_M == (0,)
+    assert len(batch.where["image"].index_R) == 0
 
 
 def test_pictures_are_prepared_as_stated() -> None:
@@ -293,3 +304,19 @@ def test_any_words_come_back_and_only_replies_are_learnt(said: list[str], templa
     learnt = example.ids_T[example.learn_T].tolist()
     wanted = [one for text in said[1::2] for one in (*(make.tokenizer.encode_text(text) if text else []), closing)]
     assert learnt == wanted
+
+
+def test_where_a_reply_begins_is_known_where_a_special_token_opens_it() -> None:
+    opened = Role(before=(Special("<s>"),), after=(Special("</s>"),))
+    for assistant, known in ((opened, True), (Role(before=(Written(" AI: "),)), False)):
+        make = processor()
+        roles = make.layout.template.roles | {"assistant": assistant}
+        make.layout = replace(make.layout, template=replace(make.layout.template, roles=roles))
+        first, second = chat("one", "two"), chat("three four", "five")
+        whole = make(Sample((*first, *second)))
+        asked = make(Sample((*first, *second[:1])), reply=True)
+        assert (whole.reply is not None) == (asked.reply is not None) == known
+        if known:
+            assert whole.reply == asked.reply == len(asked) - 1
+            assert pad([whole, asked], pad_id=0).replies == (whole.reply, asked.reply)
+    assert pad([whole], pad_id=0).replies == ()

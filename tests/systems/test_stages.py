@@ -18,6 +18,7 @@ from scops.systems import (
     docowl2,
     docowl15,
     llama,
+    mplug,
     mplug_owl,
     mplug_owl2,
     mplug_owl3,
@@ -32,7 +33,15 @@ from scops.train.step import gradients
 from tests.conftest import batch_of, example, randomise
 from tests.models.test_beside import PROMPTS
 from tests.models.test_beside import SPEC as BESIDE
-from tests.systems import pieces, test_docowl2, test_docowl15, test_mplug_owl2, test_mplug_owl21, test_ureader
+from tests.systems import (
+    pieces,
+    test_docowl2,
+    test_docowl15,
+    test_mplug,
+    test_mplug_owl2,
+    test_mplug_owl21,
+    test_ureader,
+)
 from tests.systems.test_mplug_owl import TINY
 
 SIDE, ROOM = 64, 4  # of the small owls below: pixels of a picture, tokens of a picture
@@ -78,6 +87,11 @@ DOCOWL15 = {
     "lora": ((BRIDGE, "q o 0 1 gate up down"),),  # 0 and 1 are the experts of k and of v
 }
 DOCOWL2 = {"docowl2": (STRUCTURE, ((*BRIDGE, *MEDIA_EXPERTS), ""), TASKS)}
+READING = ("image.", "encoder.text.", "encoder.fusion.blocks.")
+MPLUG = {
+    size: (((*READING, "encoder.fusion.embeddings.words.", "pairs.", "decoder."), ""), ((*READING, "decoder."), ""))
+    for size in ("mplug-base", "mplug-large")
+}
 LLAMA = {"finetune": ((DECODER, ""),), "lora": (((), "q k v o gate up down"),)}
 
 
@@ -245,6 +259,14 @@ def test_stages_of_owl_small_move_exactly_what_they_name(recipe: str) -> None:
     follow(small(SMALL), owl_small.STAGES[recipe], OWL_SMALL[recipe], pictures(SIDE))
 
 
+@pytest.mark.parametrize("recipe", MPLUG)
+def test_stages_of_mplug_move_exactly_what_they_name(recipe: str) -> None:
+    spec = replace(test_mplug.TINY, pairing=replace(test_mplug.TINY.pairing, masked=0.5))
+    texts = ((0,), [], [8, 9, 3]), ((0,), [5], [12, 13, 14, 3]), ((0,), [6, 7], [9, 16, 3])
+    batch = batch_of(*(test_mplug.row(*text) for text in texts))
+    follow(randomise(mplug.build(spec)), mplug.STAGES[recipe], MPLUG[recipe], batch)
+
+
 @pytest.mark.parametrize("recipe", LLAMA)
 def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
     follow(randomise(llama.build(llama.Spec(LANGUAGE))), llama.STAGES[recipe], LLAMA[recipe], words())
@@ -253,6 +275,7 @@ def test_stages_of_llama_move_exactly_what_they_name(recipe: str) -> None:
 @pytest.mark.parametrize(
     ("system", "recipes"),
     [
+        (mplug, MPLUG),
         (mplug_owl, MPLUG_OWL),
         (mplug_owl_video, MPLUG_OWL),
         (mplug_owl2, MPLUG_OWL2),
