@@ -73,6 +73,7 @@ def attention(spec: LlamaSpec, rope: Rope, **other: Any) -> SelfAttention:
     """LLaMA's self-attention; `other` replaces single parts, e.g. k=Routed(...)."""
     width, kv_width = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
     sizes = {"q": (spec.dim, width), "k": (spec.dim, kv_width), "v": (spec.dim, kv_width), "o": (width, spec.dim)}
-    parts: dict[str, Any] = {name: nn.Linear(*size, bias=name in spec.bias) for name, size in sizes.items()}
+    parts: dict[str, nn.Module] = {name: nn.Linear(*size, bias=name in spec.bias) for name, size in sizes.items()}
     parts |= {f"{name}_norm": nn.RMSNorm(spec.head_width, spec.eps) for name in spec.norms}
-    return SelfAttention(**(parts | other), head_dim=spec.head_width, rope=rope)
+    named: dict[str, Any] = parts | other
+    return SelfAttention(**named, head_dim=spec.head_width, rope=rope)
