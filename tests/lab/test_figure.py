@@ -12,8 +12,11 @@ from scops.cli.figure import drawn
 from scops.core.layout import UNCUT, ClipLayout, Cut, Layout, MediaLayout, Pixels, Role, Slot, Template, Written
 from scops.core.stage import Lora, Stage
 from scops.encoders.vit import Vit, VitSpec
-from scops.lab.figure.modules import Opener, kinds_of, notes_of
+from scops.lab.figure.kinds import kinds_of
+from scops.lab.figure.modules import Opener, notes_of
+from scops.lab.figure.passage import passage
 from scops.lab.figure.sheet import Sheet
+from scops.lab.figure.source import shown
 from scops.lab.figure.svg import Font, Page
 from scops.lab.figure.training import learnt
 from scops.language.llama import LlamaSpec, attention, block
@@ -221,6 +224,31 @@ def test_kinds_of_blocks_are_told_by_what_they_are_made_of() -> None:
     assert kinds_of([plain(), hyper(), plain()]) == [[0, 2], [1]]
     widths = [nn.Linear(2, width) for width in (3, 4, 5, 6)]
     assert kinds_of(widths) == [[0, 1, 2, 3]]  # too many kinds of sizes: one of Linear
+
+
+class Backwards(nn.Module):
+    """Its last part works first, one not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 12
+        self.last, self.blocks, self.first = (
+            nn.Linear(12, 12),
+            nn.ModuleList([nn.Linear(12, 12)]),
+            nn.Conv2d(3, 12, 14, 14),
+        )
+        self.then, self.unused = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.then(self.blocks[0](self.first(x).flatten(2).transpose(1, 2))))
+
+
+def test_arrows_lead_only_where_a_run_went() -> None:
+    tower = Backwards()
+    passed = passage(tower, nn.Linear(12, 24), shown(BESIDE, "image"))
+    assert passed.between == ("4 × 12", "4 × 24")
+    assert Opener(order=passed.order).opened(tower).loose == {1, 2, 3, 4}
+    assert Opener().opened(Vit(VitSpec(dim=12, hidden=20, layers=2, heads=2, image=28))).loose == frozenset()
 
 
 def test_an_unknown_module_is_named_by_its_class() -> None:

@@ -146,12 +146,14 @@ class Column:
 
     Args:
         heads: whether arrows have any; boxes that begin with an arrow of their own need none.
+        loose: numbers of boxes that no arrow leads to.
     """
 
     boxes: tuple[Box, ...]
     step: float = STEP
     arrows: bool = True
     heads: bool = True
+    loose: frozenset[int] = frozenset()
 
     @property
     def width(self) -> float:
@@ -167,7 +169,7 @@ class Column:
     def draw_in(self, page: Page, left: float, top: float, width: float) -> None:
         middle = left + width / 2
         for number, box in enumerate(self.boxes):
-            if number and self.arrows:
+            if number and self.arrows and number not in self.loose:
                 page.line((middle, top - self.step), (middle, top), colour=LINE, arrow=self.heads)
             draw_wide(box, page, left, top, width)
             top += box.height + self.step

@@ -63,6 +63,7 @@ class Frame:
 
     Args:
         notes: lines below the title.
+        least: pixels that it is wide at least.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Frame:
     dashed: bool = False
     mark: str = ""
     large: bool = False
+    least: float = 0
 
     @property
     def _title(self) -> Font:
@@ -86,7 +88,8 @@ class Frame:
     @property
     def width(self) -> float:
         head = self._title.width(self.title) + (self._right.width(self.right) + 18 if self.right else 0)
-        return max(self.inner.width, head, *(NOTE.width(note) for note in self.notes), 0) + 2 * (PAD + 4)
+        widths = [self.inner.width, head, *(NOTE.width(note) for note in self.notes)]
+        return max(max(widths) + 2 * (PAD + 4), self.least)
 
     @property
     def _head(self) -> float:

@@ -1,24 +1,20 @@
 """One input of a system from left to right: what is given, encoder, connector, and where the result goes."""
 
-# I prepared pictures, M items, P features per picture, Q tokens per item, D width
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from scops.core.batch import Tiles
 from scops.core.layout import Layout
 from scops.lab.figure.boxes import LINE, NOTE, Box, Column, Plate
 from scops.lab.figure.frames import Frame
-from scops.lab.figure.modules import Opener, counted, learned
-from scops.lab.figure.source import Reading, Shown, Sources, plainest, shown
+from scops.lab.figure.modules import Opener, counted, has_blocks, learned
+from scops.lab.figure.passage import passage
+from scops.lab.figure.source import Reading, Shown, Sources, shown
 from scops.lab.figure.svg import Page
-from scops.models.decoder import Inline, MediaInput
-from scops.nn.tiled import Tiled
+from scops.models.decoder import Inline
 
-BETWEEN, LEVEL, TURN = 62, 50, 14
+BETWEEN, LEVEL, TURN = 72, 50, 14
 """Pixels: between cards, from a lane's top to its arrows, from the last card back to where arrows turn."""
 GREEN, VIOLET, BLUE = ("#eef7f1", "#6aa583"), ("#f4f0fb", "#9a80c8"), ("#eef3fc", "#6f8fcb")
 """(fill, edge) of encoders, connectors and all else."""
@@ -68,64 +64,57 @@ class Lane:
         return f"{self.kind}: {each}" if len(slots) == 1 else f"{self.kind}: {len(slots)} × {each}"
 
 
+def is_input(module: nn.Module) -> bool:
+    return {"encoder", "connector"} <= {name for name, _ in module.named_children()}
+
+
 def card(
-    opener: Opener, path: str, module: nn.Module, colours: tuple[str, str], *, inner: Column | None = None
+    opener: Opener,
+    path: str,
+    module: nn.Module,
+    colours: tuple[str, str],
+    *,
+    inner: Column | None = None,
+    least: float = 0,
 ) -> Card:
     fill, edge = colours
     count = counted(sum(p.numel() for p in module.parameters()))
+    own = learned(module) if has_blocks(module) else ()  # else they stand inside
     box = Frame(
-        type(module).__name__, inner or opener.opened(module), right=count, notes=(path, *learned(module)),
-        fill=fill, stroke=edge, large=True, mark=f"card:{path}",
+        type(module).__name__, inner or opener.opened(module), right=count, notes=(path, *own),
+        fill=fill, stroke=edge, large=True, least=least, mark=f"card:{path}",
     )  # fmt: skip
     return Card(path, box)
 
 
-def lanes_of(opener: Opener, inputs: dict[str, MediaInput], layout: Layout) -> list[Lane]:
+def lanes_of(opener: Opener, inputs: dict[str, nn.Module], layout: Layout, *, least: float) -> list[Lane]:
+    """Args:
+    least: pixels that a card is wide at least.
+    """
     known: dict[int, str] = {}
     lanes = []
     for kind, child in inputs.items():
-        cards = []
-        for part, module, colours in (("encoder", child.encoder, GREEN), ("connector", child.connector, VIOLET)):
-            path = f"{kind}.{part}"
+        parts, examples, cards = dict(child.named_children()), tuple(shown(layout, kind)), []
+        passed = passage(parts["encoder"], parts["connector"], examples)
+        opener_of_lane = replace(opener, order=passed.order)
+        for part, colours in (("encoder", GREEN), ("connector", VIOLET)):
+            path, module = f"{kind}.{part}", parts[part]
             same = known.setdefault(id(module), path)
             if same == path:
-                cards.append(card(opener, path, module, colours))
+                cards.append(card(opener_of_lane, path, module, colours, least=least))
             else:
-                again = Frame(
-                    type(module).__name__,
-                    Plate(f"as {same}"),
-                    notes=(path,),
-                    fill=colours[0],
-                    stroke=colours[1],
-                    large=True,
+                fill, edge = colours
+                again = Plate(f"as {same}")
+                cards.append(
+                    Card(
+                        path,
+                        Frame(type(module).__name__, again, notes=(path,), fill=fill, stroke=edge, large=True),
+                        same,
+                    )
                 )
-                cards.append(Card(path, again, same))
-        examples = tuple(shown(layout, kind))
-        inline = isinstance(child.placement, Inline)
-        lanes.append(Lane(kind, inline, examples, (cards[0], cards[1]), _passed(child, examples)))
+        inline = isinstance(getattr(child, "placement", None), Inline)
+        lanes.append(Lane(kind, inline, examples, (cards[0], cards[1]), passed.between))
     return lanes
-
-
-def _passed(child: MediaInput, examples: Sequence[Shown]) -> tuple[str, str]:
-    if not examples:
-        return "", ""
-    pixels, slots = examples[0].media.pixels, plainest(examples[0].media)
-    with torch.device("meta"), torch.no_grad():
-        tiles = Tiles.of([slot.places for slot in slots], "meta")
-        x_ICHW = torch.zeros(sum(tiles.count_M), 3, pixels.height, pixels.width)
-        features_IPD = _shaped(child.encoder, x_ICHW, tiles)
-        tokens_MQD = _shaped(child.connector, features_IPD, tiles)
-    return _counts(features_IPD), _counts(tokens_MQD)
-
-
-def _shaped(module: nn.Module, x: Tensor, tiles: Tiles) -> Tensor:
-    """What the module would make of x, without numbers, wherever its own are."""
-    own = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    return functional_call(module, own, (x, tiles) if isinstance(module, Tiled) else (x,))
-
-
-def _counts(x: Tensor) -> str:
-    return " × ".join(f"{number:,}" if at == 0 else str(number) for at, number in enumerate(x.shape[1:]))
 
 
 def read_by(opener: Opener, module: nn.Module, lanes: Sequence[Lane]) -> Column:

@@ -1,13 +1,15 @@
 """What a module looks like: its declaration as boxes. Sub-layers stand in their order, equal blocks are drawn once."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from scops.lab.figure.boxes import Box, Cells, Chip, Column, Plate, Row
 from scops.lab.figure.frames import Frame, Residual
+from scops.lab.figure.kinds import MOST_KINDS, kind_of_each, kinds_of, lighter, numbers_of, runs_of
 from scops.nn.attention import Attention, CrossAttention
 from scops.nn.block import Block, PostNorm, PreNorm, Routed
 from scops.nn.feed_forward import FeedForward, SwiGlu
@@ -21,7 +23,10 @@ TITLES = {
 ATTENTION, MEMORY, FEED, NORM, WORDS, LINEAR = "#fde3c3", "#f9d3cb", "#cfe6f8", "#f4f1cd", "#f8dde6", "#e7e3f5"
 KINDS = ("#dfe5ec", "#f9c9a0", "#cbb8ec")
 """Fills of parts by what they do, and of blocks by their kind, the commonest first."""
-MOST_KINDS, MOST_RUNS = 3, 5
+BAGS = (nn.Module, nn.ModuleDict, nn.ParameterDict, nn.ParameterList)
+"""Classes that hold modules and compute nothing of their own."""
+Turns = tuple[int, int]
+"""When a module's work began first and last, counted over a run."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,17 @@ class Opener:
 
     Args:
         lanes: whose token each expert of a Routed module takes ("text", "image").
+        order: by identity, when modules had their turns in a run; without it, blocks are taken to follow what stands above.
     """
 
     lanes: tuple[str, ...] = ("text",)
+    order: Mapping[int, Turns] = field(default_factory=dict)
 
     def opened(self, module: nn.Module) -> Column:
         """A part of its own card: what it is made of, with arrows where one thing follows another."""
-        if _chain(module):
-            return Column(tuple(self.box(child, name) for name, child in _children(module)))
+        if has_blocks(module):
+            children = _children(module)
+            return Column(tuple(self.box(child, name) for name, child in children), loose=self.loose(module))
         return Column((self.part(module, "", titled=False),))
 
     def box(self, module: nn.Module, name: str) -> Box:
@@ -47,9 +55,28 @@ class Opener:
             return Frame(_title(module), self.inside(module), right=name)
         if isinstance(module, PreNorm | PostNorm):
             return self.residual(module, name)
-        if _chain(module):
+        if type(module) in BAGS:
+            count = f"{counted(sum(p.numel() for p in module.parameters()))} parameters"
+            return Plate(
+                type(module).__name__, name, (count,), tuple(Chip(n) for n, _ in _children(module)), dashed=True
+            )
+        if has_blocks(module):
             return Frame(_title(module), self.opened(module), right=name, notes=learned(module))
         return self.part(module, name)
+
+    def loose(self, module: nn.Module) -> frozenset[int]:
+        """Numbers of children that are not known to work on what the one above made."""
+        children = [child for _, child in _children(module)]
+        turns = [_turns(child, self.order) for child in children]
+        if any(turns):
+            begun = [turn[0] for turn in turns if turn]
+            known = [
+                a is not None and b is not None and min((n for n in begun if n > a[1]), default=-1) == b[0]
+                for a, b in pairwise(turns)
+            ]
+        else:
+            known = [not isinstance(children[0], nn.ModuleList) and type(child) not in BAGS for child in children[1:]]
+        return frozenset(number for number, follows in enumerate(known, 1) if not follows)
 
     def inside(self, module: nn.Module) -> Column:
         """Of a block or of layers in a row."""
@@ -78,12 +105,12 @@ class Opener:
         fills = [KINDS[0] if kind == commonest else next(others) for kind in range(len(kinds))]
         frames = tuple(
             Frame(
-                f"{len(at)} × {_title(blocks[at[0]])}", one, fill=_lighter(fills[kind]),
-                right="the others" if kind == commonest and len(_runs(at)) > 1 else _numbers(at),
+                f"{len(at)} × {_title(blocks[at[0]])}", one, fill=lighter(fills[kind]),
+                right="the others" if kind == commonest and len(runs_of(at)) > 1 else numbers_of(at),
             )
             for kind, (at, one) in enumerate(zip(kinds, shown, strict=True))
         )  # fmt: skip
-        colours = [fills[kind] for kind in _kind_of_each(kinds, len(blocks))]
+        colours = [fills[kind] for kind in kind_of_each(kinds, len(blocks))]
         inner = Column((Cells(colours), Row(frames)), arrows=False, step=9)
         return Frame(f"{len(blocks)} blocks", inner, right=name, fill="#fafbfc")
 
@@ -146,6 +173,8 @@ def notes_of(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         kernel = " × ".join(map(str, module.kernel_size))
         return (f"{module.in_channels} → {module.out_channels}, {kernel}",)
+    if isinstance(module, nn.Identity):
+        return ("passes on what comes",)
     if isinstance(module, NORMS):
         return ()
     first = "" if _torchs(module) else (type(module).__doc__ or "").strip().split("\n")[0]
@@ -223,8 +252,12 @@ def _opens(module: nn.Module) -> bool:
     return type(module).__module__.startswith("scops.")
 
 
-def _chain(module: nn.Module) -> bool:
-    """Blocks in a list, and what stands around them, work one after the other."""
+def _turns(module: nn.Module, order: Mapping[int, Turns]) -> Turns | None:
+    found = [order[id(part)] for part in module.modules() if id(part) in order]
+    return (min(first for first, _ in found), max(last for _, last in found)) if found else None
+
+
+def has_blocks(module: nn.Module) -> bool:
     return any(isinstance(child, nn.ModuleList) for child in module.children())
 
 
@@ -235,53 +268,3 @@ def _composite(module: nn.Module) -> bool:
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Those that do something."""
     return [(name, child) for name, child in module.named_children() if not isinstance(child, NOTHING)]
-
-
-# Kinds of blocks --------------------------------------------------------------------------------------------------------
-
-
-def kinds_of(blocks: Sequence[nn.Module]) -> list[list[int]]:
-    """Numbers of equal blocks together, kinds by their first; sizes count unless they make too many kinds."""
-    exact = _grouped([_make(block, sizes=True) for block in blocks])
-    return exact if len(exact) <= MOST_KINDS else _grouped([_make(block, sizes=False) for block in blocks])
-
-
-def _make(module: nn.Module, *, sizes: bool) -> str:
-    shapes = [(n, tuple(p.shape) if sizes else "") for n, p in module.named_parameters(recurse=False)]
-    below = [(name, _make(child, sizes=sizes)) for name, child in module.named_children()]
-    return f"{type(module).__qualname__}{shapes}{below}"
-
-
-def _grouped(keys: Sequence[str]) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for number, key in enumerate(keys):
-        groups.setdefault(key, []).append(number)
-    return list(groups.values())
-
-
-def _kind_of_each(kinds: Sequence[Sequence[int]], count: int) -> list[int]:
-    found = {number: kind for kind, numbers in enumerate(kinds) for number in numbers}
-    return [found[number] for number in range(count)]
-
-
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1] = runs[-1][0], number
-        else:
-            runs.append((number, number))
-    return runs
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    """Counted from 1, as papers count: "1, 9, 17, 25", "2–4"."""
-    runs = [(a + 1, b + 1) for a, b in _runs(numbers)]
-    shown = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
-    return ", ".join(shown if len(shown) <= MOST_RUNS else [*shown[:2], "…", shown[-1]])
-
-
-def _lighter(colour: str) -> str:
-    """Half way to white."""
-    channel: Callable[[int], int] = lambda at: (int(colour[at : at + 2], 16) + 2 * 255) // 3
-    return "#" + "".join(f"{channel(at):02x}" for at in (1, 3, 5))

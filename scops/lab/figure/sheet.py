@@ -12,12 +12,11 @@ from torch import nn
 from scops.core.layout import Layout
 from scops.core.stage import Stage
 from scops.lab.figure.boxes import PAPER, SOFT
-from scops.lab.figure.lane import BETWEEN, BLUE, Card, Lane, card, draw_lane, lanes_of, read_by
+from scops.lab.figure.lane import BETWEEN, BLUE, Card, Lane, card, draw_lane, is_input, lanes_of, read_by
 from scops.lab.figure.modules import Opener
 from scops.lab.figure.source import Sources
 from scops.lab.figure.svg import Font, Page
 from scops.lab.figure.training import Training, symbol
-from scops.models.decoder import MediaInput
 
 MARGIN, APART, STAGES, LEAST = 26, 34, 26, 560
 """Pixels: around everything, between inputs, for the stages below a card, of the whole width."""
@@ -36,7 +35,7 @@ def figure(
     """An SVG document with a background of its own; the same text for the same system.
 
     Args:
-        module: the system as built; its `MediaInput`s are drawn as encoder and connector, every other child as one card.
+        module: the system as built; a child with an encoder and a connector is drawn as an input, every other as one card.
         recipes: as in a system's STAGES; of the first, the stages are marked at the parts as well.
     """
     return Sheet(name, module, layout, recipes, ". ".join(filter(None, (title, paper)))).svg()
@@ -49,17 +48,17 @@ class Sheet:
         self, name: str, module: nn.Module, layout: Layout, recipes: Mapping[str, Sequence[Stage]], says: str
     ) -> None:
         self.name, self.module, self.says = name, module, says
-        inputs = {kind: child for kind, child in module.named_children() if isinstance(child, MediaInput)}
+        inputs = {kind: child for kind, child in module.named_children() if is_input(child)}
+        self.stages = next(iter(recipes.values()), ())
         opener = Opener(("text", *inputs))
-        self.lanes = lanes_of(opener, inputs, layout)
+        self.lanes = lanes_of(opener, inputs, layout, least=sum(28 + STAGE.width(stage.name) for stage in self.stages))
         self.rest = [
             card(opener, path, child, BLUE, inner=read_by(opener, child, self.lanes))
             for path, child in module.named_children()
             if path not in inputs
         ]
-        self.stages = next(iter(recipes.values()), ())
         cards = [*(one for lane in self.lanes for one in lane.cards), *self.rest]
-        self.training = Training(module, recipes, tuple(one.path for one in cards if not one.same))
+        self.training = Training(module, recipes, tuple(one.path for one in cards if not one.same), opener.lanes)
         self.columns = [max(widths) for widths in zip(*(lane.widths for lane in self.lanes), strict=True)]
 
     def svg(self) -> str:

@@ -38,7 +38,7 @@ class Shown:
         size = f"{pixels.width} × {pixels.height}"
         if self.cut is None:
             made = [f"{self.kind}: {CLIP} frames", f"of {size}"]
-        elif not self.cut.steps:
+        elif self.cut.grid == (1, 1) and not self.cut.whole:
             made = [f"{self.kind} {size}"]
         else:
             rows, columns = self.cut.grid
@@ -108,8 +108,8 @@ class Sources:
         for one in self.examples:
             if one.cut is None:
                 for step in (8, 4, 0):
-                    _picture(page, middle - 44 + step, top + 8 - step, 72, 50)
-            elif one.cut.steps:
+                    _picture(page, middle - 40 + step, top + 8 - step, 72, 50)
+            elif one.cut.grid != (1, 1) or one.cut.whole:
                 self._tiles(page, one.cut, middle, top)
             else:
                 _picture(page, middle - self.WIDE / 2, top, self.WIDE, self.HIGH)

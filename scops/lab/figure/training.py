@@ -14,7 +14,7 @@ from scops.lab.figure.svg import Font, Page
 FLAME, ICE, ADAPTER = "#e4572e", "#4a90c2", "#8e5bd0"
 HEAD, CELL, SMALL = Font(10.5, bold=True, colour=SOFT), Font(10.5, colour=INK), Font(9, mono=True, colour=SOFT)
 ROW, GAP, MARK = 28, 22, 18
-LONGEST = 30
+LONGEST = 60
 """Letters of what a stage trains of a part."""
 
 
@@ -33,12 +33,16 @@ class Learnt:
 
     @property
     def state(self) -> str:
+        if not self.parameters:
+            return "none"
         if not self.trained:
             return "lora" if self.adapters else "frozen"
         return "trains" if self.trained == self.parameters else "part"
 
     @property
     def words(self) -> str:
+        if self.state == "none":
+            return "no parameters"
         adapters = f"LoRA {counted(self.adapters)}" if self.adapters else ""
         if self.state == "part":
             trained = f"{counted(self.trained)} of {counted(self.parameters)}"
@@ -78,7 +82,7 @@ def symbol(page: Page, state: str, x: float, y: float) -> None:
             f"c 0.6 -1.4 0.9 -3 1 -5.2 z",
             fill=FLAME if state == "trains" else PAPER, stroke=FLAME, thick=1.3,
         )  # fmt: skip
-    elif state == "frozen":
+    elif state in ("frozen", "none"):
         for a, b in ((0, 5.4), (4.7, 2.7), (4.7, -2.7)):
             page.line((x - a, y - b), (x + a, y + b), colour=ICE, thick=1.5)
     else:
@@ -92,11 +96,13 @@ class Training:
 
     Args:
         parts: paths of the parts, in the figure's order.
+        lanes: whose token each expert of a Routed module takes.
     """
 
     module: nn.Module
     recipes: Mapping[str, Sequence[Stage]]
     parts: tuple[str, ...]
+    lanes: tuple[str, ...] = ("text",)
 
     def rows(self) -> list[tuple[str, Stage, dict[str, Learnt]]]:
         """(recipe, or "" where it is the one above; stage; by part)."""
@@ -116,8 +122,7 @@ class Training:
         made = [head]
         for recipe, stage, by_part in self.rows():
             parts = [
-                (one.state, one.words, ", ".join(one.named)[:LONGEST] if one.state == "part" else "")
-                for one in by_part.values()
+                (one.state, one.words, self._names(one) if one.state == "part" else "") for one in by_part.values()
             ]
             budget = f"{stage.steps:,} × {stage.batch:,}"
             made.append(
@@ -130,6 +135,21 @@ class Training:
                 ]
             )
         return made
+
+    def _names(self, one: Learnt) -> str:
+        """As far as there is room: attn.norm image, attn.k image …"""
+        names = [self._lane(name.replace(".body.", ".")) for name in one.named]
+        shown = ", ".join(names)
+        while len(shown) > LONGEST and len(names) > 1:
+            names.pop()
+            shown = ", ".join(names) + " …"
+        return shown
+
+    def _lane(self, name: str) -> str:
+        """Experts by whose tokens they take."""
+        for number, lane in enumerate(self.lanes):
+            name = name.replace(f".experts.{number}", f" {lane}")
+        return name
 
     def _widths(self, cells: list[list[tuple[str, str, str]]]) -> list[float]:
         columns = zip(*cells, strict=True)
