@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from pydoc_data.topics import topics
@@ -15,8 +15,6 @@ LETTERS = 3
 SENTENCE = re.compile(r"[A-Z][A-Za-z0-9 ,;:'()\-]+[.]")
 WORDS = range(6, 25)
 """How long a sentence may be."""
-PROSE = (1, 4)
-"""Sentences on a page, as far as it has room."""
 
 FIRST = "Ada Alan Barbara Carl Clara Dora Edith Emil Frida Grace Hanna Henri Ida Ivan Jane John Karl Lena Maria Nils Olga Paul Rosa Tim".split()  # noqa: E501, SIM905
 LAST = "Adams Becker Clark Dietz Evans Fischer Garcia Hansen Ito Jones Keller Lopez Meyer Novak Olsen Peters Quinn Rossi Smith Turner Weber".split()  # noqa: E501, SIM905
@@ -68,13 +66,17 @@ class Content:
         ]
 
 
-def content(split: str, fields: tuple[int, int], dice: random.Random) -> Content:
-    """A form of so many fields, from few to many, with some sentences below it."""
-    title = dice.choice(tuple(FORMS))
-    kinds = FORMS[title]
-    keys = dice.sample(tuple(kinds), min(dice.randint(*fields), len(kinds)))
-    values = tuple((key, value(kinds[key], split, dice)) for key in kinds if key in keys)
-    some = dice.sample(sentences()[split], dice.randint(*PROSE))
+def content(split: str, kinds: Collection[str], fields: tuple[int, int], prose: int, dice: random.Random) -> Content:
+    """A form of so many fields, from few to many, and at most so many sentences below it.
+
+    Args:
+        kinds: of values, as in VALUES.
+    """
+    title = dice.choice([title for title, form in FORMS.items() if set(kinds) & set(form.values())])
+    form = {key: kind for key, kind in FORMS[title].items() if kind in kinds}
+    keys = dice.sample(tuple(form), min(dice.randint(*fields), len(form)))
+    values = tuple((key, value(form[key], split, dice)) for key in form if key in keys)
+    some = dice.sample(sentences()[split], dice.randint(min(1, prose), prose))
     return Content(title, values, tuple(" ".join(some).split()))
 
 

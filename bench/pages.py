@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from bench.page_text import QUESTIONS, SPLITS, Content, bare, content, followers, sentences
+from bench.page_text import QUESTIONS, SPLITS, VALUES, Content, bare, content, followers, sentences
 from scops.checkpoints.write import save_json, save_text
 from scops.demo.album import Album, dice_of
 from scops.demo.pictures import faces, font
@@ -52,8 +52,11 @@ class Plan:
     width: int = 336
     smallest: int = 12
     largest: int = 15
+    fonts: int = 0
     fewest: int = 3
     most: int = 5
+    kinds: str = ",".join(VALUES)
+    prose: int = 4
     asked: int = 2
     tasks: str = "field,next"
 
@@ -111,8 +114,9 @@ class Asked:
 
 def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
     """Title, form and as much of the prose as the page has room for."""
-    made, size = content(split, (plan.fewest, plan.most), dice), dice.randint(plan.smallest, plan.largest)
-    face, margin, step = dice.choice(faces()), size, round(size * SPACING)
+    made = content(split, plan.kinds.split(","), (plan.fewest, plan.most), plan.prose, dice)
+    size = dice.randint(plan.smallest, plan.largest)
+    face, margin, step = dice.choice(faces()[: plan.fonts or None]), size, round(size * SPACING)
     title = _line(made.title, margin, margin, face, round(size * TITLE))
     top = margin + round(size * TITLE * SPACING) + size // 2
     column = margin + max(_wide(f"{key}:", face, size) for key, _ in made.fields) + size
@@ -227,9 +231,9 @@ def prepare(folder: Path, plan: Plan = Plan()) -> Path:
     Raises:
         ValueError: the folder holds something else, or the plan has no room on a page.
     """
-    unknown = set(plan.tasks.split(",")) - set(TASKS)
-    if unknown:
-        raise ValueError(f"tasks {sorted(unknown)} are not among {', '.join(TASKS)}")
+    for asked, known in ((plan.tasks, TASKS), (plan.kinds, VALUES)):
+        if unknown := set(asked.split(",")) - set(known):
+            raise ValueError(f"{sorted(unknown)} are not among {', '.join(known)}")
     words = hashlib.sha256(json.dumps(sentences()).encode()).hexdigest()[:16]
     recipe = {
         "format": FORMAT,
@@ -247,7 +251,7 @@ def prepare(folder: Path, plan: Plan = Plan()) -> Path:
     album, counts = Album(making, seed=plan.seed, side=plan.height), {}
     for split in SPLITS:
         found = [*rows(album, plan, split)]
-        save_text(making / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+        save_text(making / f"{split}_pages.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
         counts[split] = len(found)
     save_json(making / MANIFEST, {"recipe": recipe, "rows": counts})
     return making.rename(folder)

@@ -14,6 +14,7 @@ from scops.core.sample import Media
 from scops.data.readers import open_dataset
 from scops.demo.album import dice_of
 from scops.lab.evaluation import questions as exam
+from scops.systems import SYSTEMS
 
 PLAN = Plan(rows=30, held=12, asked=3, tasks="field,next,read")
 
@@ -24,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(folder: Path, split: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / f"{split}_pages.jsonl").read_text("utf-8").splitlines()]
 
 
 def page(number: int, split: str = "train", plan: Plan = PLAN) -> Page:
@@ -129,7 +130,7 @@ def test_every_kind_of_value_has_some_of_both_splits() -> None:
 
 
 def test_rows_are_read_as_samples_and_as_an_examination(folder: Path) -> None:
-    data = open_dataset(folder / "heldout.jsonl")
+    data = open_dataset(folder / "heldout_pages.jsonl")
     assert (len(data), data.form) == (12, "messages")
     (media,) = data[0].media
     assert isinstance(media, Media)
@@ -163,3 +164,23 @@ def test_a_page_without_room_is_an_error(tmp_path: Path) -> None:
         prepare(tmp_path / "small", replace(PLAN, width=60))
     with pytest.raises(ValueError, match="are not among field, next, read"):
         prepare(tmp_path / "odd", replace(PLAN, tasks="field,sing"))
+
+
+@pytest.mark.skipif("docowl1.5" not in SYSTEMS, reason="reads with DocOwl 1.5")
+def test_variants_of_document_reading_differ_in_the_cut_alone(tmp_path: Path) -> None:
+    from bench.document_reading import PAGES, VARIANTS, characters, run_of
+    from scops.model.training import build
+
+    characters(tmp_path / "tokenizer")
+    plan = replace(PLAN, **PAGES)
+    media, models = {}, {}
+    for variant in VARIANTS:
+        run = run_of(variant, tmp_path, 8, 2)
+        models[variant] = build(run)
+        media[variant] = models[variant].layout.media["image"]
+    shapes = [[(path, p.shape) for path, p in model.module.named_parameters()] for model in models.values()]
+    assert shapes[0] == shapes[1]
+    pictures = {variant: len(one.cut_of(plan.height, plan.width)) for variant, one in media.items()}
+    assert pictures == {"tiles": 13, "one view": 1}
+    tokenizer = models["tiles"].tokenizer
+    assert tokenizer.decode(tokenizer.encode_text("B2.07 é"), skip_special=True) == "B2.07 é"
