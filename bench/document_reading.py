@@ -24,8 +24,8 @@ from scops.train.run import Run
 
 WHAT = "document_reading"
 PAGES = {
-    "height": 96, "width": 128, "smallest": 9, "largest": 10, "fonts": 3, "fewest": 2, "most": 3,
-    "kinds": "number,room,count", "prose": 0,
+    "height": 96, "width": 128, "smallest": 10, "largest": 10, "fonts": 1, "fewest": 2, "most": 2,
+    "kinds": "number,room,count", "prose": 0, "lower": 0,
 }  # fmt: skip
 """Small pages that 12 tiles of 32 pixels hold exactly; letters of 9 pixels are 2 or 3 in one view of 32."""
 LANGUAGE = {"dim": 128, "hidden": 384, "layers": 3, "heads": 4, "kv_heads": 4, "vocab": 260, "context": 256}

@@ -57,6 +57,7 @@ class Plan:
     most: int = 5
     kinds: str = ",".join(VALUES)
     prose: int = 4
+    lower: int = 10_000
     asked: int = 2
     tasks: str = "field,next"
 
@@ -135,7 +136,7 @@ def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
             f"a form of {len(made.fields)} fields in letters of {size} needs {right} x {low} pixels, but the page has "
             f"{plan.width} x {plan.height}; ask for a larger page, fewer fields or smaller letters"
         )
-    down = dice.randint(0, plan.height - low)
+    down = dice.randint(0, min(plan.height - low, plan.lower))
     return dataclasses.replace(
         page, title=_down(page.title, down), keys=_down(page.keys, down), passage=_down(page.passage, down),
         fields={key: _down(words, down) for key, words in page.fields.items()},
