@@ -22,7 +22,7 @@ from scops.lab.figure.training import learnt
 from scops.language.llama import LlamaSpec, attention, block
 from scops.language.model import LanguageModel
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
-from scops.nn.attention import CrossAttention
+from scops.nn.attention import CrossAttention, SelfAttention
 from scops.nn.block import Block, Contextual, PostNorm, PreNorm, Routed
 from scops.nn.feed_forward import FeedForward, SwiGlu
 from scops.ops.rope import scaled
@@ -182,6 +182,12 @@ def test_the_figures_of_the_docs_are_those_of_the_code() -> None:
     assert not old, f"{old} look different now: make figures"
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_page_shows_a_figure_of_its_system(system: str) -> None:
+    text = (FIGURES.parents[1] / "systems" / f"{system}.md").read_text("utf-8")
+    assert any(f"](../img/figures/{size}.svg)" in text for size in SYSTEMS[system].sizes), "make figures"
+
+
 def words_of(name: str) -> list[str]:
     page, *_ = sheet_of(name)
     return [one.text for one in page.written]
@@ -249,6 +255,14 @@ def test_arrows_lead_only_where_a_run_went() -> None:
     assert passed.between == ("4 × 12", "4 × 24")
     assert Opener(order=passed.order).opened(tower).loose == {1, 2, 3, 4}
     assert Opener().opened(Vit(VitSpec(dim=12, hidden=20, layers=2, heads=2, image=28))).loose == frozenset()
+
+
+def test_a_part_in_a_wrapper_shows_its_heads_and_lanes() -> None:
+    q = nn.Sequential(Routed(nn.Linear(24, 24), nn.Linear(24, 24)), nn.Identity())
+    k, v, o = (nn.Linear(24, 12), nn.Linear(24, 12), nn.Linear(24, 24))
+    page = Page()
+    Opener(("text", "image")).box(SelfAttention(q=q, k=k, v=v, o=o, head_dim=6), "attn").draw(page, 0, 0)
+    assert {"4 heads of 6, 2 for k and v", "q text", "q image", "k"} <= {one.text for one in page.written}
 
 
 def test_an_unknown_module_is_named_by_its_class() -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
@@ -13,6 +12,7 @@ from scops.lab.figure.kinds import MOST_KINDS, kind_of_each, kinds_of, lighter, 
 from scops.nn.attention import Attention, CrossAttention
 from scops.nn.block import Block, PostNorm, PreNorm, Routed
 from scops.nn.feed_forward import FeedForward, SwiGlu
+from scops.nn.lora import LoRA
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d, nn.GroupNorm)
 NOTHING = (nn.Identity, nn.Dropout)
@@ -148,9 +148,11 @@ class Opener:
         )  # fmt: skip
 
     def chip(self, name: str, module: nn.Module) -> Chip:
-        if not isinstance(module, Routed):
+        """A part that routes, or wraps what does, has a lane for each expert."""
+        routed = next((part for part in module.modules() if isinstance(part, Routed)), None)
+        if routed is None:
             return Chip(name)
-        count = len(module.experts)
+        count = len(routed.experts)
         return Chip(name, (*self.lanes, *(f"expert {at}" for at in range(len(self.lanes), count)))[:count])
 
 
@@ -162,10 +164,12 @@ def notes_of(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, Attention):
         return (_heads(module),)
     if isinstance(module, FeedForward):
-        up, down = _sized(module.up), _sized(module.down)
-        return (f"{_in(up)} → {_out(up)} → {_out(down)}, {type(module.activation).__name__}",)
+        up, down = _widths(module.up), _widths(module.down)
+        sizes = f"{up[0]} → {up[1]} → {down[1]}, " if up and down else ""
+        return (sizes + type(module.activation).__name__,)
     if isinstance(module, SwiGlu):
-        return (f"{module.gate.in_features} → {module.gate.out_features} → {module.down.out_features}",)
+        up, down = _widths(module.up), _widths(module.down)
+        return (f"{up[0]} → {up[1]} → {down[1]}",) if up and down else ()
     if isinstance(module, nn.Linear):
         return (f"{module.in_features} → {module.out_features}",)
     if isinstance(module, nn.Embedding):
@@ -203,25 +207,21 @@ def counted(number: float) -> str:
 
 
 def _heads(module: Attention) -> str:
-    heads, kv = (_out(_sized(p)) // module.head_dim for p in (module.q, module.k))
-    words = f"{heads} heads of {module.head_dim}"
-    if kv != heads:
-        words += f", {kv} for k and v"
+    words = f"heads of {module.head_dim}"
+    queries, keys = _widths(module.q), _widths(module.k)
+    if queries and keys:
+        heads, kv = queries[1] // module.head_dim, keys[1] // module.head_dim
+        words = f"{heads} {words}" + (f", {kv} for k and v" if kv != heads else "")
     if module.rope is not None:
         words += ", rotary"
     return words + (f", asks {module.memory}" if isinstance(module, CrossAttention) else "")
 
 
-def _sized(module: nn.Module) -> Any:
-    return module.experts[0] if isinstance(module, Routed) else module
-
-
-def _in(module: Any) -> int:
-    return module.in_features if hasattr(module, "in_features") else module.weight.shape[1]
-
-
-def _out(module: Any) -> int:
-    return module.out_features if hasattr(module, "out_features") else module.weight.shape[0]
+def _widths(module: nn.Module) -> tuple[int, int] | None:
+    """In and out, by the projections inside it; None where there are none that say."""
+    first = module.experts[0] if isinstance(module, Routed) else module
+    found = [(one.in_features, one.out_features) for one in first.modules() if isinstance(one, nn.Linear | LoRA)]
+    return (found[0][0], found[-1][1]) if found else None
 
 
 def _title(module: nn.Module) -> str:
