@@ -70,12 +70,12 @@ class Side:
     def batch(self, pictures: int) -> Batch:
         """TEXT words with pictures spread among them, and their features."""
         dice = np.random.default_rng(pictures)
+        features = torch.from_numpy(dice.standard_normal((pictures, self.vision.tokens, self.vision.dim), np.float32))
         room = self.each or 1
         words, length = TEXT // (pictures + 1), TEXT + pictures * room
         spans = tuple(Span("image", words + at * (words + room), self.each) for at in range(pictures))
         ids_T, no_T = dice.integers(1, self.vocab, length), np.zeros(length, np.bool_)
         example = Example(ids_T, no_T, spans)
-        features = torch.from_numpy(dice.standard_normal((pictures, self.vision.tokens, self.vision.dim), np.float32))
         return replace(pad([example], pad_id=0), features={"image": features})
 
     def session(self, batch: Batch) -> Any:
