@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types bridge bench performance status clean
+.PHONY: setup demo test lint types bridge bench performance figures status clean
 
 setup: .venv/installed
 
@@ -37,6 +37,10 @@ bench: setup
 # What bench/results says, into README.md and docs/.
 performance: setup
 	$(BIN)/python -m bench.readme
+
+# The architecture of every size, into docs/img/figures.
+figures: setup
+	$(BIN)/python docs/make_figures.py
 
 status: setup
 	$(BIN)/python docs/make_status.py

@@ -1,5 +1,6 @@
 """How many bytes of tensors are alive at once: the same on every run, unlike what a process takes from the system."""
 
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,16 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     with _Watch() as watch:
         call()
     return watch.most
+
+
+def kept_bytes(call: Callable[[], Any]) -> int:
+    """The bytes of tensors that the call makes and that its result holds."""
+    with _Watch() as watch:
+        made = call()
+        gc.collect()
+        now = watch.now
+    del made
+    return now
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -61,6 +61,26 @@ def growth(result: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def long_visual(result: Mapping[str, Any], path: Path) -> None:
+    """Waiting, speed and memory over the number of pictures, a line for each place of pictures."""
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    columns = (
+        ("until the first token, ms", lambda point: median(point["first"]) * 1e3),
+        ("tokens per second after it", lambda point: 1 / median(point["after"])),
+        ("memory at most, MB", lambda point: point["peak"] / 1e6),
+        ("memory kept, MB", lambda point: point["kept"] / 1e6),
+    )
+    for axes, (title, number) in zip(figure.subplots(1, len(columns)), columns, strict=True):
+        for colour, (name, points) in zip(COLOURS, result["sides"].items(), strict=False):
+            axes.plot([one["pictures"] for one in points], [*map(number, points)], "o-", color=colour, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("pictures", fontsize=8)
+        axes.legend(fontsize=7)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})

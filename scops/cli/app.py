@@ -56,9 +56,16 @@ def ls(json: AsJson = False) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A system, a size or a folder.", show_default=False)], json: AsJson = False
+    name: Annotated[str, typer.Argument(help="A system, a size or a folder.", show_default=False)],
+    figure: Annotated[Path | None, typer.Option(help="Draw its architecture into this .svg file.")] = None,
+    json: AsJson = False,
 ) -> None:
     """Show a system: paper, sizes, parameters by role, stages, sources, key layouts."""
+    if figure is not None:
+        from scops.cli.figure import write
+
+        write(name, figure, json=json)
+        return
     from scops.cli.info import info
 
     info(name, json=json)

@@ -35,7 +35,7 @@ def info(name: str, *, json: bool) -> None:
 
 def described(name: str) -> dict[str, Any]:
     """Everything that `scops info` says, as plain data."""
-    system, size, spec = _spec_of(name)
+    system, size, spec = spec_of(name)
     module = module_of(system)
     layout = module.layout(spec)
     roles = _roles(system, spec)
@@ -57,7 +57,7 @@ def described(name: str) -> dict[str, Any]:
     }
 
 
-def _spec_of(name: str) -> tuple[str, str | None, Any]:
+def spec_of(name: str) -> tuple[str, str | None, Any]:
     """A folder tells its own spec; a name stands in the table."""
     if Path(name).is_dir():
         from scops.model.folder import read_config

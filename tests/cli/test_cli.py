@@ -17,7 +17,7 @@ from tests.films import film
 
 VERBS = {
     "ls": {"--json"},
-    "info": {"--json"},
+    "info": {"--figure", "--json"},
     "chat": {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed",
              "--stop", "--dtype", "--device", "--quantise", "--json"},
     "train": set(),
@@ -197,6 +197,13 @@ def test_info_reads_a_folder(say, owl: Path) -> None:
     found = json.loads(say("info", owl, "--json").out)
     assert found["system"] == "owl-small"
     assert found["spec"]["side"] == 64
+
+
+def test_info_draws_a_figure(say, owl: Path, tmp_path: Path) -> None:
+    said = say("info", owl, "--figure", tmp_path / "owl.svg", "--json")
+    assert json.loads(said.out) == {"name": owl.name, "figure": str(tmp_path / "owl.svg")}
+    assert (tmp_path / "owl.svg").read_text("utf-8").startswith("<svg ")
+    assert "name it owl.svg" in say("info", owl, "--figure", tmp_path / "owl.png").err
 
 
 def test_chat_answers_about_a_picture(say, owl: Path, picture: Path) -> None:
