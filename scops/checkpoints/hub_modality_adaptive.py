@@ -1,6 +1,6 @@
 """mPLUG-Owl2's MPLUGOwl2LlamaForCausalLM, and a plain LlamaForCausalLM that begins one -> our modality-adaptive language model."""
 
-from scops.checkpoints.hub_llama import HUB_LLAMA
+from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
 from scops.checkpoints.keymap import Copies, KeyMap, Rule, same, split
 
 DOUBLED = {
@@ -31,4 +31,5 @@ def both(theirs: str, ours: str) -> list[Rule]:
 # The doubled names come first: the first rule that fits takes a key. Of the rest, all stands as in LLaMA.
 MODALITY_ADAPTIVE = KeyMap(twice("model.layers.{i}.", "blocks.{i}."), HUB_LLAMA)
 LLAMA_INTO_BOTH = KeyMap(both("model.layers.{i}.", "blocks.{i}."), HUB_LLAMA)
+LLAMA_INTO_BOTH_TIED = KeyMap(both("model.layers.{i}.", "blocks.{i}."), HUB_LLAMA_TIED)
 """Reads a plain LLaMA; writes one back while the experts are still equal, else it is an error."""

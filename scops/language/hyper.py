@@ -25,9 +25,9 @@ from scops.ops.rope import scaled, turned
 class KeysAndValues(nn.Module):
     """What pictures bring to a layer: (B, S, D) -> (B, S, K H) twice."""
 
-    def __init__(self, dim: int, width: int):
+    def __init__(self, dim: int, width: int, *, bias: bool):
         super().__init__()
-        self.k, self.v = nn.Linear(dim, width), nn.Linear(dim, width)
+        self.k, self.v = nn.Linear(dim, width, bias=bias), nn.Linear(dim, width, bias=bias)
 
     def forward(self, x_BSD: Tensor) -> Pair:
         return self.k(x_BSD), self.v(x_BSD)
@@ -177,7 +177,7 @@ def hyper_llama(spec: LlamaSpec, layers: Sequence[int], arrangement: str, memory
     rope = scaled(spec.head_width, spec.rope_base, spec.rope_scaling, context=spec.context)
 
     def hyper_block() -> Block:
-        keys = KeysAndValues(spec.dim, spec.kv_heads * spec.head_width)
+        keys = KeysAndValues(spec.dim, spec.kv_heads * spec.head_width, bias="k" in spec.bias)
         parts = memory, nn.RMSNorm(spec.dim, spec.eps), attention(spec, rope), keys
         return Block(
             attn=ARRANGEMENTS[arrangement](spec, parts),

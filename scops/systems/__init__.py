@@ -65,6 +65,10 @@ SYSTEMS = {
     "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
     "docowl2": System("scops.systems.docowl2", ("docowl2",)),
     "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
+    "composed": System(
+        "scops.systems.composed",
+        ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
+    ),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(
         "scops.systems.llama",

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from scops.checkpoints.hub_hyper import llama_into_hyper
 from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
 from scops.checkpoints.hub_siglip import HUB_SIGLIP_BARE
-from scops.checkpoints.keymap import Copies, KeyMap, Rule, SplitPerHead, rule, same, split
+from scops.checkpoints.keymap import KeyMap, Rule, SplitPerHead, same, split
 from scops.core.layout import (
     WHOLE,
     ClipLayout,
@@ -117,17 +118,8 @@ def _language(spec: Spec) -> KeyMap:
 
 
 def from_qwen2(spec: Spec) -> KeyMap:
-    """A plain Qwen2ForCausalLM -> `language` without gates: pictures' keys and values start as the text's (section 2.2)."""
-    copied = [
-        rule(
-            (f"model.layers.{number - 1}.self_attn.{name}_proj.{{w}}",),
-            tuple(f"blocks.{number - 1}.attn.{part}.{name}.{{w}}" for part in ("body", "pictures")),
-            Copies(2),
-        )
-        for number in spec.hyper
-        for name in "kv"
-    ]
-    return KeyMap(copied, _language(spec))
+    """A plain Qwen2ForCausalLM -> `language` without gates."""
+    return llama_into_hyper(spec.hyper, _language(spec))
 
 
 KEYS = {"authors": authors}
