@@ -1,20 +1,19 @@
 """mPLUG-Owl2 (arXiv 2311.04257; X-PLUG/mPLUG-Owl, mPLUG-Owl2): CLIP tower, abstractor with places, modality-adaptive LLaMA-2."""
 
-# Q queries, P features per picture, D width
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
-from scops.checkpoints.keymap import KeyMap, WithTables, rule, same
+from scops.checkpoints.keymap import KeyMap, same
+from scops.checkpoints.owl_places import places_beside
 from scops.connectors.abstractor import AbstractorSpec, FixedPlaces, VisualAbstractor, tokens_for
 from scops.core.layout import Cut, Layout, MediaLayout, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
+from scops.data.image import PIXEL_LIMIT
 from scops.encoders.grid_vit import GridVit
 from scops.encoders.vit import ACTIVATIONS, Vit, VitSpec
 from scops.language.llama import LlamaSpec
@@ -79,32 +78,13 @@ def authors(spec: Spec) -> KeyMap:
 
 
 def sight_keys(eyes: Eyes) -> KeyMap:
-    layer = "encoder.layers.{i}.crossattention.attention."
-    tables = WithTables(partial(published_tables, eyes.abstractor.queries, eyes.side, eyes.cls))
-    beside = (layer + "query.weight", layer + "q_pos_embed", layer + "k_pos_embed")
+    abstractor = KeyMap(
+        same("query_embeds", "queries"), places_beside(eyes.abstractor.queries, eyes.side, eyes.cls), ABSTRACTOR
+    )
     return KeyMap(
         tower(eyes.vision.heads).under("vision_model.", "image.encoder."),
-        KeyMap(
-            same("query_embeds", "queries"),
-            rule(beside, ("layers.{i}.q.weight",), tables),
-            ABSTRACTOR,
-        ).under("visual_abstractor.", "image.connector."),
+        abstractor.under("visual_abstractor.", "image.connector."),
     )
-
-
-def published_tables(queries: int, side: int, before: int, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, D) and (P, D) of FixedPlaces, to the bit as the authors' files hold them: by numpy, in float32 throughout."""
-    width = weight.shape[-1]
-    column, row = (np.arange(side, dtype=np.float32) for _ in range(2))
-    grid = np.concatenate([_sines(np.tile(column, side), width // 2), _sines(np.repeat(row, side), width // 2)], 1)
-    features = np.concatenate([np.zeros((before, width), np.float32), grid])
-    return torch.from_numpy(_sines(np.arange(queries, dtype=np.float32), width)), torch.from_numpy(features)
-
-
-def _sines(places: np.ndarray, width: int) -> np.ndarray:
-    power = np.arange(width // 2, dtype=np.float32) / np.float32(width / 2)
-    angles = places[:, None] * (1 / 10000**power)
-    return np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
 KEYS = {"authors": authors}
@@ -204,14 +184,16 @@ CONFIGS = {"authors": config_of}
 class Squared:
     """A picture is stretched twice: to a square of its longer side, then to the tower's size.
 
-    X-PLUG/mPLUG-Owl, mPLUG-Owl2/mplug_owl2/mm_utils.py and README.md; all bicubic.
+    X-PLUG/mPLUG-Owl, mPLUG-Owl2/mplug_owl2/mm_utils.py and README.md; all bicubic. One so thin that its square would be larger
+    than any picture that is read goes straight to the tower's size.
     """
 
     side: int
 
     def __call__(self, height: int, width: int) -> Cut:
         longer = max(height, width)
-        return Cut((1, 1), ((longer, longer), (self.side, self.side)))
+        square = ((longer, longer),) if longer**2 <= PIXEL_LIMIT else ()
+        return Cut((1, 1), (*square, (self.side, self.side)))
 
 
 @dataclass(frozen=True)

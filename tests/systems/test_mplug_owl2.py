@@ -20,6 +20,7 @@ from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pad
 from scops.data.image import prepare
 from scops.data.processor import Processor
+from scops.data.tiling import tiles
 from scops.encoders.vit import Vit
 from scops.language.llama import llama
 from scops.models.decoder import CachedSession, MultimodalDecoder
@@ -359,6 +360,25 @@ def test_pictures_are_stretched_to_a_square_of_the_longer_side_and_then_to_the_t
     (made,) = example.media["image"]
     assert np.array_equal(made, prepare(twice, layout.media["image"].pixels))
     assert not np.array_equal(made, prepare(one, layout.media["image"].pixels))
+
+
+@pytest.mark.parametrize("size", [(9, 5), (333, 517), (14, 14), (1, 70)])
+def test_pictures_equal_the_published_processor_s_to_the_bit(size: tuple[int, int]) -> None:
+    transformers = pytest.importorskip("transformers")
+    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    theirs = kind(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14})
+    one = picture(*size)
+    square = one.resize((max(size), max(size)))
+    layout = mplug_owl2.layout(TINY).media["image"]
+    (made,) = tiles(one, layout.pixels, layout.cut_of(size[1], size[0]))
+    assert np.array_equal(made, np.asarray(theirs(square, return_tensors="np")["pixel_values"])[0])
+
+
+def test_a_picture_that_is_thin_beyond_measure_is_prepared_without_its_square() -> None:
+    make = Processor(mplug_owl2.layout(TINY), metaspace())
+    turn = Turn("user", (Media("image", Image.new("RGB", (40_000, 1), "red")), Text("a")))
+    (made,) = make(Sample((turn,)), reply=True).media["image"]
+    assert made.shape == (3, 14, 14)
 
 
 @torch.no_grad()
