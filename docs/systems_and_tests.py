@@ -147,6 +147,16 @@ ROWS = (
         },
     ),
     Row(
+        "composed", "small members of the families", "Our own default",
+        {
+            BUILT: "systems.test_composed.test_sizes_name_their_published_stages",
+            CACHED: "systems.test_composed.test_cached_sessions_of_cut_pictures_equal_recompute",
+            TRAINS: "systems.test_composed.test_every_combination_learns_answers_and_comes_back_from_its_folder",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[composed]",
+        },
+        without=(READS, EQUAL),
+    ),
+    Row(
         "owl-small", "owl-tiny, owl-nano", "Our own default",
         {
             BUILT: "systems.test_owl_small.test_the_layout_promises_what_the_connector_delivers",

@@ -184,7 +184,22 @@ def mplug_video() -> Model:
     return model
 
 
+def composed() -> Model:
+    """A few tokens of a whole and a cut picture, with keys and values of their own."""
+    vision = {"kind": "VitSpec", "dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 7}
+    sizes = {
+        "encoder": vision,
+        "connector": ABSTRACTOR,
+        "language": LANGUAGE | {"context": 240},
+        "grids": [[1, 1], [1, 2]],
+    }
+    model = scops.create("owl2-smol", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 MODELS = {
+    "composed": composed,
     "owl": owl,
     "mplug": mplug,
     "mplug_bloomz": mplug_bloomz,

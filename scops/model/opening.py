@@ -21,7 +21,7 @@ from scops.model.model import Model
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import initialise
-from scops.systems import Origins, find, module_of, spec_from_json, spec_to_json
+from scops.systems import KIND, Origins, find, module_of, spec_from_json, spec_to_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -116,10 +116,13 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
 
 
 def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
-    """The spec with some numbers changed; unknown fields are answered with the nearest."""
+    """The spec with some numbers changed; unknown fields are answered with the nearest.
+
+    Of another kind of part (`kind`) nothing of the old one is kept.
+    """
 
     def merged(old: Any, new: Any) -> Any:
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get(KIND, old.get(KIND)) == old.get(KIND):
             return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
         return new
 
