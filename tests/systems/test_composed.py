@@ -37,7 +37,7 @@ FUSIONS = {
     "beside": BesideTheText((1, 3)),
     "fused": BesideTheText((2,), "fused"),
 }
-ALL = list(product(("vit",), CONNECTORS, FUSIONS)) + [("lite", "linear", "text"), ("lite", "abstractor", "beside")]
+ALL = [*product(("vit",), CONNECTORS, FUSIONS), ("lite", "linear", "text"), ("lite", "abstractor", "beside")]
 
 
 def made(encoder: str, connector: str, fusion: str, **changes: object) -> Model:
@@ -75,7 +75,7 @@ def test_cached_sessions_of_cut_pictures_equal_recompute(fusion: str) -> None:
     model = made("vit", "mlp", fusion, grids=((1, 1), (1, 2), (2, 2)))
     prompts = [Sample(asked(model, n, "a b c"[: 2 * n + 1]).turns[:1]) for n in (0, 1, 3)]
     examples = [model.processor(prompt, reply=True) for prompt in prompts]
-    assert [len(one.media.get("image", ())) for one in examples] == [0, 3, 9]
+    assert [len(one.media.get("image", ())) for one in examples] == [0, 5, 15]
     fast = model.module.session(pad(examples, pad_id=0), capacity=290)
     slow = Recompute(model.module, [pad([one], pad_id=0) for one in examples])
     assert close(fast.logits_BV, slow.logits_BV)
