@@ -2,6 +2,7 @@
 
 # B rows, T tokens, M media items of all rows, I prepared pictures, P features per picture, Q tokens per item,
 # S memory slots, D width, V vocabulary
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch
 from scops.core.pairs import Pairing, Texts
+from scops.models.beside import remembered
 from scops.models.decoder import CachedSession, connected, encoded
 from scops.models.encoded import Encoded
 from scops.models.pairs import PairHeads
@@ -102,10 +104,11 @@ class EncoderDecoder(nn.Module):
         return connected(self, batch) | dict(batch.connected)
 
     def read(self, batch: Batch) -> Memory:
-        """The batch's pictures and prompts, read once."""
-        rows = len(batch.ids_BT)
-        made = self.connect(batch)
-        memories = {kind: beside(x_MQD, batch.where[kind].row_M, rows) for kind, x_MQD in made.items() if len(x_MQD)}
+        """The batch's pictures and prompts, read once; a prompt sees all of its pictures, wherever they stand in it."""
+        memories = {}
+        for kind, tokens_MQD in self.connect(batch).items():
+            found = remembered(tokens_MQD, batch.where[kind], batch.documents, tokens=batch.ids_BT.shape[1])
+            memories[kind] = replace(found, positions_BS=None, met_BT=None)
         ids_BT, real_BT = prompts_of(batch)
         return self.encoder(ids_BT, real_BT, memories)
 
@@ -234,18 +237,3 @@ class Replying:
 
     def read(self, batch: Batch, cache: Cache) -> tuple[Tensor, Context]:
         return self.system.begin(batch.ids_BT, batch.positions_BT, self.memory, cache)
-
-
-def beside(tokens_MQD: Tensor, row_M: tuple[int, ...], rows: int) -> Memory:
-    """Items as a memory of their rows, in reading order; rows with fewer items have padding behind."""
-    counts = [row_M.count(row) for row in range(rows)]
-    place, seen = [], [0] * rows
-    for row in row_M:
-        place.append(row * max(counts) + seen[row])
-        seen[row] += 1
-    device, (_, queries, dim) = tokens_MQD.device, tokens_MQD.shape
-    place_M = torch.tensor(place, device=device)
-    flat = tokens_MQD.new_zeros(rows * max(counts), queries, dim).index_copy(0, place_M, tokens_MQD)
-    number_BN = [[n + 1 if n < count else 0 for n in range(max(counts))] for count in counts]
-    item_BS = torch.tensor(number_BN, device=device).repeat_interleave(queries, 1)
-    return Memory(flat.unflatten(0, (rows, -1)).flatten(1, 2), item_BS)

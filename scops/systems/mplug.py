@@ -2,7 +2,7 @@
 
 # M pictures, P features per picture, D width
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -143,17 +143,19 @@ TOWERS = {"ViT-B-16": CLIP_B16, "ViT-L-14": CLIP_L14}
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that the authors' two files mean, read as one: configs/config_bert*.json and the YAML of a task.
 
-    `embed_dim` stands in the YAML of models that compare pictures with texts only. None when it is another system's.
+    `embed_dim` stands in the YAML of models that compare pictures with texts only; `vision`, in place of `clip_name`, is ours,
+    for towers that have no name. None when it is another system's.
     """
-    if not {"text_encoder_layers", "fusion_layers", "stride_layer", "clip_name"} <= set(config):
+    if not {"text_encoder_layers", "fusion_layers", "stride_layer"} <= set(config):
         return None
-    if config["clip_name"] not in TOWERS:
-        raise ValueError(f"clip_name is {config['clip_name']!r}; mPLUG has {', '.join(TOWERS)}")
+    name = config.get("clip_name", "")
+    if name not in TOWERS and "vision" not in config:
+        raise ValueError(f"clip_name is {name!r}; mPLUG has {', '.join(TOWERS)}")
     if config.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"this mPLUG has the activation {config['hidden_act']!r}; its text stacks have 'gelu'")
-    tower = replace(TOWERS[config["clip_name"]], image=config["image_res"])
+    tower = replace(TOWERS.get(name) or VitSpec(**config["vision"]), image=config["image_res"])
     if config.get("vision_width", tower.dim) != tower.dim:
-        raise ValueError(f"vision_width is {config['vision_width']}, but {config['clip_name']} is {tower.dim} wide")
+        raise ValueError(f"vision_width is {config['vision_width']}, but {name or 'the tower'} is {tower.dim} wide")
     text = BertSpec(
         dim=config["hidden_size"], hidden=config["intermediate_size"], layers=config["text_decode_layers"],
         heads=config["num_attention_heads"], vocab=config["vocab_size"], context=config["max_position_embeddings"],
@@ -175,16 +177,14 @@ def config_of(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`."""
     text, fusion, pairing = spec.text, spec.fusion, spec.pairing
     names = [name for name, tower in TOWERS.items() if replace(tower, image=spec.vision.image) == spec.vision]
-    if not names:
-        raise ValueError(f"the authors' configuration names a tower, {' or '.join(TOWERS)}; this one is {spec.vision}")
     config = {
         "architectures": ["BertForMaskedLM"], "model_type": "bert", "hidden_act": "gelu", "pad_token_id": 0,
         "hidden_size": text.dim, "intermediate_size": text.hidden, "num_attention_heads": text.heads,
         "vocab_size": text.vocab, "max_position_embeddings": text.context, "type_vocab_size": text.segments,
         "layer_norm_eps": text.eps, "encoder_width": text.dim, "num_hidden_layers": fusion.layers,
         "fusion_layers": fusion.live, "stride_layer": fusion.stride, "text_encoder_layers": spec.reading,
-        "text_decode_layers": text.layers, "clip_name": names[0], "image_res": spec.vision.image,
-        "vision_width": spec.vision.dim,
+        "text_decode_layers": text.layers, "image_res": spec.vision.image, "vision_width": spec.vision.dim,
+        **({"clip_name": names[0]} if names else {"vision": asdict(spec.vision)}),
     }  # fmt: skip
     if pairing is None:
         return config
