@@ -27,7 +27,7 @@ PAGES = {
     "height": 96, "width": 128, "smallest": 10, "largest": 10, "fonts": 1, "fewest": 2, "most": 2,
     "kinds": "number,room,count", "prose": 0, "lower": 0,
 }  # fmt: skip
-"""Small pages that 12 tiles of 32 pixels hold exactly; letters of 9 pixels are 2 or 3 in one view of 32."""
+"""Small pages that 12 tiles of 32 pixels hold exactly; letters of 10 pixels are about 3 in one view of 32."""
 LANGUAGE = {"dim": 128, "hidden": 384, "layers": 3, "heads": 4, "kv_heads": 4, "vocab": 260, "context": 256}
 SIZES: dict[str, Any] = {
     "vision": {"dim": 128, "hidden": 384, "layers": 3, "heads": 4, "image": 32, "patch": 8},
