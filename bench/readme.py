@@ -1,4 +1,4 @@
-"""Writes what bench/results says into README.md, docs/performance.md and docs/growth.md, between markers, with plots.
+"""Writes what bench/results says into README.md and pages of docs, between markers, with plots.
 
 python -m bench.readme: of each bench and machine the newest result counts.
 """
@@ -14,7 +14,7 @@ from scops.checkpoints.write import save_text
 
 ROOT = HOME.parent
 RESULTS = HOME / "results"
-README, PAGE, GROWTH = ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "growth.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 IMAGES = ROOT / "docs" / "img"
 BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
 NOTHING = "No result yet: `make bench`, then `make performance`."
@@ -26,13 +26,14 @@ def main() -> None:
     from bench import plot  # late: matplotlib is slow to import
 
     results = newest(RESULTS)
-    sections: dict[Path, Callable[[Sequence[Result]], str]] = {README: summary, PAGE: page, GROWTH: growth}
-    for path, section in sections.items():
+    for path, section in SECTIONS.items():
         save_text(path, with_section(path.read_text("utf-8"), section(results)))
     if pairs(results):
         plot.ratios(pairs(results), IMAGES / "performance.png")
-    for result in grown(results)[:1]:
+    for result in having(results, "curves")[:1]:
         plot.growth(result, IMAGES / "growth.png")
+    for result in having(results, "sides")[:1]:
+        plot.long_visual(result, IMAGES / "long_visual.png")
 
 
 def newest(folder: Path) -> list[Result]:
@@ -50,8 +51,8 @@ def pairs(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if result.get("pairs")]
 
 
-def grown(results: Sequence[Result]) -> list[Result]:
-    return [result for result in results if "curves" in result]
+def having(results: Sequence[Result], what: str) -> list[Result]:
+    return [result for result in results if what in result]
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -96,7 +97,7 @@ def page(results: Sequence[Result]) -> str:
 def growth(results: Sequence[Result]) -> str:
     """A line per curve."""
     return _by_machine(
-        grown(results),
+        having(results, "curves"),
         ("work", "grows with", "sizes", "ms", "MB", "time as", "memory as"),
         lambda result: (
             (
@@ -113,6 +114,40 @@ def growth(results: Sequence[Result]) -> str:
     )
 
 
+def many_pictures(results: Sequence[Result]) -> str:
+    """A line per number of pictures and side."""
+    return _by_machine(
+        having(results, "sides"),
+        ("pictures", "where", "first token, ms", "further tokens, 1/s", "most memory, MB", "kept, MB"),
+        lambda result: (
+            (
+                str(point["pictures"]),
+                name,
+                _short(median(point["first"]) * 1e3),
+                _short(1 / median(point["after"])),
+                *(_short(point[memory] / 1e6) for memory in ("peak", "kept")),
+            )
+            for points in zip(*result["sides"].values(), strict=True)
+            for name, point in zip(result["sides"], points, strict=True)
+        ),
+        picture="![Many pictures](img/long_visual.png)",
+    )
+
+
+def members(results: Sequence[Result]) -> str:
+    """A line per small member of the family, after the prior that sees nothing."""
+    known = having(results, "members")
+    tasks = list(known[0]["prior"]) if known else []
+
+    def lines(result: Result) -> Iterator[Sequence[str]]:
+        yield "text-only prior", "", *(f"{100 * result['prior'][task]:.0f} %" for task in tasks)
+        for size, one in result["members"].items():
+            curve = "; ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in one["losses"].items())
+            yield size, curve, *(f"{100 * one['right'][task]:.0f} %" for task in tasks)
+
+    return _by_machine(known, ("member", "loss by stage", *tasks), lines)
+
+
 def with_section(text: str, section: str) -> str:
     """The text with the section between its markers.
 
@@ -124,6 +159,16 @@ def with_section(text: str, section: str) -> str:
     if not begin or not end:
         raise ValueError(f"the text has no {BEGIN} ... {END} to write between; it begins {text[:40]!r}")
     return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+
+
+SECTIONS: Mapping[Path, Callable[[Sequence[Result]], str]] = {
+    README: summary,
+    DOCS / "performance.md": page,
+    DOCS / "growth.md": growth,
+    DOCS / "many-pictures.md": many_pictures,
+    DOCS / "systems" / "composed.md": members,
+}
+"""Which page says what."""
 
 
 def _medians(result: Result) -> dict[str, list[float]]:
@@ -139,7 +184,7 @@ def _by_machine(
     columns: Sequence[str],
     rows: Callable[[Result], Iterator[Sequence[str]]],
     *,
-    picture: str,
+    picture: str = "",
 ) -> str:
     """A table per machine under its name, and the picture; what is missing is said."""
     if not results:
@@ -157,7 +202,7 @@ def _by_machine(
             *(_line(row) for result in here for row in rows(result)),
             "",
         ]
-    return "\n".join([*lines, picture])
+    return "\n".join([*lines, picture]).rstrip()
 
 
 def _span(ends: Sequence[str]) -> str:

@@ -41,9 +41,7 @@ def measured() -> dict:
     return {"what": "growth", "hardware": "a machine", "date": "2026-11-21", "threads": 2, "curves": [made] * 3}
 
 
-@pytest.mark.parametrize(
-    ("page", "section"), [(readme.README, readme.summary), (readme.PAGE, readme.page), (readme.GROWTH, readme.growth)]
-)
+@pytest.mark.parametrize(("page", "section"), readme.SECTIONS.items(), ids=[path.stem for path in readme.SECTIONS])
 def test_the_pages_say_what_the_results_say(page: Path, section) -> None:
     text = page.read_text("utf-8")
     said = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
