@@ -21,8 +21,8 @@ SMOOTH = 3
 """Log lines whose mean loss stands for the beginning and for the end of a stage."""
 
 
-def run_of(size: str, data: Path, folder: Path, steps: int) -> Run:
-    stages = [{"name": stage.name, "packing": PACKING, "max_steps": steps} for stage in STAGES[size]]
+def run_of(size: str, data: Path, folder: Path) -> Run:
+    stages = [{"name": stage.name, "packing": PACKING} for stage in STAGES[size]]
     return Run.check({
         "system": size, "seed": 0, "stages": stages, "data": {"names": {"path": str(data / "train_names.jsonl")}},
         "output_dir": str(folder / size), "bf16": True, "feature_cache": "disk", "save_steps": 10_000,
@@ -30,10 +30,10 @@ def run_of(size: str, data: Path, folder: Path, steps: int) -> Run:
     })  # fmt: skip
 
 
-def trained(size: str, data: Path, folder: Path, steps: int, papers: list[exam.Paper]) -> dict[str, Any]:
+def trained(size: str, data: Path, folder: Path, papers: list[exam.Paper]) -> dict[str, Any]:
     """The member's curve and what it answers in the end."""
     shutil.rmtree(folder / size, ignore_errors=True)
-    done = start(run_of(size, data, folder, steps))
+    done = start(run_of(size, data, folder))
     lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     losses = {}
     for stage in STAGES[size]:
@@ -50,19 +50,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.family")
     parser.add_argument("--data", type=Path, default=Path("runs/demo/data"), help="drawn by scops demo (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/family"), help="where they are trained (%(default)s)")
-    parser.add_argument("--steps", type=int, default=120, help="per stage (%(default)s)")
     parser.add_argument("--each", type=int, default=100, help="questions per group and task (%(default)s)")
     parser.add_argument("--only", default="", help="sizes that contain this")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     asked = parser.parse_args()
     papers = [p for p in exam.papers(asked.data, each=asked.each) if p.group.name in GROUPS]
     prior = dict(zip((f"{p.group.name}, {p.task}" for p in papers), exam.prior_shares(asked.data, papers), strict=True))
-    about = {"command": f"python -m bench.family --steps {asked.steps} --each {asked.each}", "each": asked.each}
+    about = {"command": f"python -m bench.family --each {asked.each}", "each": asked.each}
     result = (
         head("family", Settings(rounds=1, threads=torch.get_num_threads())) | about | {"prior": prior, "members": {}}
     )
     for size in (size for size in SIZES if asked.only in size):
-        member = trained(size, asked.data, asked.folder, asked.steps, papers)
+        member = trained(size, asked.data, asked.folder, papers)
         result["members"][size] = member
         print(size, {task: round(share, 2) for task, share in member["right"].items()}, flush=True)
         keep(asked.results, result, markdown(result))  # so that a member that is trained is not lost with a later one

@@ -293,7 +293,7 @@ def short(stage: Stage, *, steps: int, lr: float) -> Stage:
     learns = tuple(path for path in stage.train if path not in ("image", "image.encoder"))
     learns += ("image.connector",) * ("image" in stage.train)
     return replace(
-        stage, train=learns, data=("names",), steps=steps, batch=24, lr=lr, lr_of={}, min_lr=0.0, warmup=10,
+        stage, train=learns, data=("names",), steps=steps, batch=16, lr=lr, lr_of={}, min_lr=0.0, warmup=10,
         weight_decay=0.05, source=f"shortened from {stage.source}",
     )  # fmt: skip
 
@@ -302,7 +302,7 @@ def recipe(*stages: Stage, lr: float) -> tuple[Stage, ...]:
     """Args:
     lr: of the last stage; those before it train little and take more.
     """
-    return (*(short(one, steps=120, lr=1e-3) for one in stages[:-1]), short(stages[-1], steps=120, lr=lr))
+    return (*(short(one, steps=80, lr=1e-3) for one in stages[:-1]), short(stages[-1], steps=80, lr=lr))
 
 
 STAGES = {
