@@ -18,7 +18,8 @@ from scops.language.llama import LlamaSpec
 from scops.model import Model
 from scops.models.recompute import Recompute
 from scops.systems import composed
-from scops.systems.composed import BesideTheText, ByModality, InTheText, LiteSpec, MlpSpec, Spec
+from scops.systems.composed import Spec
+from scops.systems.composed_parts import BesideTheText, ByModality, InTheText, LiteSpec, MlpSpec
 from tests import tiny
 from tests.conftest import close, randomise
 from tests.systems.test_stages import two_steps
