@@ -75,25 +75,28 @@ def read_config(folder: Path) -> Config:
 
 def _by_weights(folder: Path, found: Mapping[str, Any]) -> str:
     """Of systems that read the same config.json, the first whose table knows all names of the folder's weights."""
-    with suppress(ValueError, OSError):  # without weights the first is as good as any
-        names = list(open_weights(folder).names())
-        for system, spec in found.items():
-            with suppress(KeyMismatch):
-                keys = module_of(system).KEYS
-                keys[next(iter(keys))](spec).load_names(names)
-                return system
-    return next(iter(found))
+    shapes = _shapes(folder)
+    for system, spec in found.items():
+        keys = module_of(system).KEYS
+        with suppress(KeyMismatch):
+            keys[next(iter(keys))](spec).load_names(shapes)
+            return system
+    return next(iter(found))  # whose table will say what it does not know
 
 
 def _settled(module: Any, spec: Any, folder: Path) -> Any:
-    """Where a config.json leaves open how a system is built, the names of the weights beside it say so."""
-    if not hasattr(module, "settled"):
-        return spec
+    """Where a config.json leaves open how a system is built, the weights beside it say so."""
+    shapes = _shapes(folder) if hasattr(module, "settled") else {}
+    return module.settled(spec, shapes) if shapes else spec
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of the folder's weights by name; nothing for a config.json alone."""
     try:
-        names = open_weights(folder).names()
+        reader = open_weights(folder)
     except FileNotFoundError:
-        return spec  # a config.json alone
-    return module.settled(spec, names)
+        return {}
+    return {name: tuple(reader.shape(name)) for name in reader.names()}
 
 
 def _own(section: Mapping[str, Any], path: Path) -> Config:

@@ -105,7 +105,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     if config.get("model_type") != "mplug-owl" or "visual_abstractor_config" not in config:
         return None
     if "patch_pos_embed_type" in config:
-        return None  # UReader's
+        return None  # UReader's, as we write it
     return Spec(*sight_of(config), language_of(config["text_config"]))
 
 
@@ -136,6 +136,12 @@ def tower_spec(config: Mapping[str, Any], *, image: int) -> VitSpec:
         image=config.get("image_size", image), patch=config.get("patch_size", 14),
         eps=config.get("layer_norm_eps", 1e-6), activation=config.get("hidden_act", "quick_gelu"),
     )  # fmt: skip
+
+
+def settled(spec: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """The abstractor's hidden width is the weights': a config.json may say 4096, the class's default, where they have 2816."""
+    width = shapes.get("abstractor.encoder.layers.0.crossattention.output.mlp.w1.weight")
+    return spec if width is None else replace(spec, abstractor=replace(spec.abstractor, hidden=width[0]))
 
 
 def config_of(spec: Spec) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from scops.encoders.vit import Vit, VitSpec
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.tiled import Tiled
-from scops.systems import Origins
+from scops.systems import Origins, mplug_owl
 from scops.systems.llama import language_config, language_spec
 from scops.systems.mplug_owl import ABSTRACTOR, LORA, sight_config, sight_of, squares, tower
 
@@ -101,18 +101,25 @@ KEYS = {"authors": authors}
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that a config.json means; None when it is another system's.
 
-    The authors' own file is mPLUG-Owl's to the letter: what makes it UReader's stands in the code's arguments. Ours says it in
-    the arguments' own word.
+    The authors' own file is mPLUG-Owl's to the letter, so that the names of the weights decide between the two; what makes it
+    UReader's stands in the code's arguments. Ours says it in the arguments' own word.
     """
-    kind = config.get("patch_pos_embed_type")
-    if config.get("model_type") != "mplug-owl" or kind is None:
+    kind = config.get("patch_pos_embed_type", "post")
+    if config.get("model_type") != "mplug-owl" or "visual_abstractor_config" not in config:
         return None
     if kind != "post":
         raise ValueError(f"this UReader has the patch_pos_embed_type {kind!r}; the released one has 'post'")
     text = config["text_config"]
     if text.get("model_type", "llama") != "llama":
+        if "patch_pos_embed_type" not in config:
+            return None  # mPLUG-Owl's
         raise ValueError(f"this UReader has a {text['model_type']!r} language model; the published one has 'llama'")
     return Spec(*sight_of(config), language_spec(text))
+
+
+def settled(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> Spec:
+    """As mPLUG-Owl's."""
+    return mplug_owl.settled(spec, shapes)
 
 
 def config_of(spec: Spec) -> dict[str, Any]:

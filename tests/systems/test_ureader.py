@@ -1,6 +1,8 @@
 """UReader against goldens of LukeForeverYoung/UReader."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import scops
 from scops.core.batch import Batch
 from scops.core.layout import WHOLE, Cut
 from scops.core.sample import Media, Sample, Text, Turn
@@ -15,6 +18,7 @@ from scops.data.collate import pad
 from scops.data.errors import MediaError
 from scops.data.processor import Processor
 from scops.systems import mplug_owl, ureader
+from tests import tiny
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import pieces
@@ -105,9 +109,25 @@ def test_its_config_is_told_from_mplug_owls(spec: ureader.Spec) -> None:
     config = ureader.CONFIGS["authors"](spec)
     assert ureader.CONFIGS["authors"](ureader.spec_of(config)) == config
     assert mplug_owl.spec_of(config) is None
-    assert ureader.spec_of(mplug_owl.CONFIGS["authors"](OWL)) is None
     with pytest.raises(ValueError, match="'pre'"):
         ureader.spec_of(config | {"patch_pos_embed_type": "pre"})
+
+
+@pytest.mark.parametrize(("made", "system"), [(tiny.ureader, "ureader"), (tiny.mplug, "mplug-owl")])
+def test_of_the_same_published_config_the_weights_say_whose_it_is_and_how_wide(
+    made, system: str, tmp_path: Path
+) -> None:
+    model = made()
+    config = model.save(tmp_path / "published", "authors") / "config.json"
+    words = json.loads(config.read_text())
+    words.pop("patch_pos_embed_type", None)  # as the authors' own files are
+    words["visual_abstractor_config"]["intermediate_size"] = 4096  # the class's default, whatever the weights have
+    config.write_text(json.dumps(words))
+    loaded = scops.load(tmp_path / "published")
+    assert loaded.system == system
+    assert loaded.spec.abstractor == model.spec.abstractor
+    for path, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, loaded.module.state_dict()[path]), path
 
 
 @torch.no_grad()
