@@ -119,6 +119,7 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[owl3]",
         },
     ),
+    Row("mplug-docowl", "mPLUG-DocOwl (1.0, UReader's model)", "mPLUG family", reader("ureader")),
     Row("ureader", "UReader", "mPLUG family", reader("ureader")),
     Row("docowl1.5", "DocOwl 1.5", "mPLUG family", reader("docowl15")),
     Row(
@@ -130,10 +131,6 @@ ROWS = (
             TRAINS: "systems.test_stages.test_stages_of_docowl2_move_exactly_what_they_name",
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[docowl2]",
         },
-    ),
-    *planned(
-        "mPLUG family",
-        mplug_docowl="mPLUG-DocOwl",
     ),
     Row(
         "mplug", "mPLUG", "mPLUG family",
