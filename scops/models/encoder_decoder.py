@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from scops.core.batch import Batch
 from scops.core.pairs import Pairing, Texts
 from scops.models.beside import remembered
-from scops.models.decoder import CachedSession, connected, encoded
+from scops.models.cached import CachedSession
+from scops.models.decoder import connected, encoded
 from scops.models.encoded import Encoded
 from scops.models.pairs import PairHeads
 from scops.models.replies import prompts_of, replies_of

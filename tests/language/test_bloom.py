@@ -9,8 +9,9 @@ from torch import Tensor
 from scops.checkpoints.hub_bloom import bloom_config, bloom_spec, hub_bloom
 from scops.data.collate import pack
 from scops.language.bloom import BloomSpec, bloom
+from scops.models.cached import CachedSession
 from scops.models.compiled import CompiledSteps
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.native.steps import steps_of
 from scops.nn.cache import FixedCache, GrowingCache

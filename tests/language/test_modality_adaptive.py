@@ -13,7 +13,8 @@ from scops.checkpoints.sources import Source, assemble
 from scops.core.batch import Batch, Route
 from scops.language.llama import LlamaSpec, llama
 from scops.language.modality_adaptive import block, modality_adaptive
-from scops.models.decoder import CachedSession, Inline, MediaInput, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.native.library import library
 from scops.native.steps import Steps

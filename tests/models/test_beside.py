@@ -12,7 +12,8 @@ from scops.core.session import OutOfPages
 from scops.data.collate import pack
 from scops.encoders.siglip import SiglipSpec
 from scops.language.llama import LlamaSpec
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.models.shared import PagedSession
 from scops.nn.cache import FixedCache, GrowingCache

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from scops.language.llama import LlamaSpec, llama
+from scops.models.cached import CachedSession
 from scops.models.compiled import CompiledSteps
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from tests.conftest import batch_of, close, example, randomise

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scops.core.session import OutOfPages
-from scops.models.decoder import CachedSession
+from scops.models.cached import CachedSession
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.paged import PagedCache, PagedRow, Pages

@@ -6,7 +6,8 @@ from torch import nn
 
 from scops.core.stage import Lora
 from scops.language.llama import LlamaSpec, llama
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.native.library import library
 from scops.native.quantise import quantise

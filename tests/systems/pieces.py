@@ -11,7 +11,8 @@ from scops.core.batch import Example, Span, Tiles
 from scops.core.layout import Cut, Layout, Slot
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.processor import Processor
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.tiled import run_tiled

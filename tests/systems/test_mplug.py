@@ -17,7 +17,7 @@ from scops.data.tokenizer import Tokenizer
 from scops.encoders.skip_fusion import FusionSpec
 from scops.encoders.vit import VitSpec
 from scops.language.bert import BertSpec
-from scops.models.decoder import CachedSession
+from scops.models.cached import CachedSession
 from scops.models.encoder_decoder import READ
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache

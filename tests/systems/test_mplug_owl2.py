@@ -23,7 +23,8 @@ from scops.data.processor import Processor
 from scops.data.tiling import tiles
 from scops.encoders.vit import Vit
 from scops.language.llama import llama
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl2

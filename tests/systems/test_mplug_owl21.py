@@ -10,7 +10,8 @@ from scops.core.batch import Batch, Example
 from scops.core.sample import Sample, Text, Turn
 from scops.data.collate import pack
 from scops.data.processor import Processor
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.native.library import library
 from scops.native.steps import Steps

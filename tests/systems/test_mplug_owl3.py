@@ -15,7 +15,8 @@ from scops.core.batch import Batch
 from scops.core.layout import WHOLE, Cut, Slot
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pad
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl3, spec_from_json
 from tests import tiny

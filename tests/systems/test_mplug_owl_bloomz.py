@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from scops.language.bloom import BloomSpec
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl, spec_from_json, spec_to_json

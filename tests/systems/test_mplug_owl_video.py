@@ -14,7 +14,8 @@ from scops.core.batch import Example, Tiles
 from scops.core.layout import WHOLE, Slot
 from scops.data.messages import sample_of
 from scops.model import Model
-from scops.models.decoder import CachedSession, MultimodalDecoder
+from scops.models.cached import CachedSession
+from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl, mplug_owl_video
