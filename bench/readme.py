@@ -135,12 +135,12 @@ def many_pictures(results: Sequence[Result]) -> str:
 
 
 def members(results: Sequence[Result]) -> str:
-    """A line per small member of the family, after the prior that sees nothing."""
+    """A line per small member of the family, after what words alone get."""
     known = having(results, "members")
     tasks = list(known[0]["prior"]) if known else []
 
     def lines(result: Result) -> Iterator[Sequence[str]]:
-        yield "text-only prior", "", *(f"{100 * result['prior'][task]:.0f} %" for task in tasks)
+        yield "words alone", "", *(f"{100 * result['prior'][task]:.0f} %" for task in tasks)
         for size, one in result["members"].items():
             curve = "; ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in one["losses"].items())
             yield size, curve, *(f"{100 * one['right'][task]:.0f} %" for task in tasks)
