@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.growth import Curve, Point
 from bench.pair import HOME
 from scops.checkpoints.write import save_text
 
@@ -115,9 +116,10 @@ def growth(results: Sequence[Result]) -> str:
 
 
 def many_pictures(results: Sequence[Result]) -> str:
-    """A line per number of pictures and side."""
-    return _by_machine(
-        having(results, "sides"),
+    """A line per number of pictures and side, and how each side grows."""
+    known = having(results, "sides")
+    table = _by_machine(
+        known,
         ("pictures", "where", "first token, ms", "further tokens, 1/s", "most memory, MB", "kept, MB"),
         lambda result: (
             (
@@ -132,6 +134,15 @@ def many_pictures(results: Sequence[Result]) -> str:
         ),
         picture="![Many pictures](img/long_visual.png)",
     )
+    return "\n".join([table, *(f"\n{line}" for result in known[:1] for line in _grown(result))])
+
+
+def _grown(result: Result) -> Iterator[str]:
+    """As bench.growth has it: the slope of the logarithm over the upper half of the sizes."""
+    for name, points in result["sides"].items():
+        curve = Curve(name, "pictures", tuple(Point(p["pictures"], tuple(p["first"]), p["peak"]) for p in points))
+        powers = curve.exponents()
+        yield f"Pictures {name}: first token as n^{powers['time']:.1f}, most memory as n^{powers['memory']:.1f}."
 
 
 def members(results: Sequence[Result]) -> str:
