@@ -66,16 +66,21 @@ class Content:
         ]
 
 
-def content(split: str, kinds: Collection[str], fields: tuple[int, int], prose: int, dice: random.Random) -> Content:
+def content(
+    split: str, kinds: Collection[str], fields: tuple[int, int], prose: int, dice: random.Random, *, unseen: bool = True
+) -> Content:
     """A form of so many fields, from few to many, and at most so many sentences below it.
 
     Args:
         kinds: of values, as in VALUES.
+        unseen: values are the split's own, as sentences are.
     """
     title = dice.choice([title for title, form in FORMS.items() if set(kinds) & set(form.values())])
     form = {key: kind for key, kind in FORMS[title].items() if kind in kinds}
     keys = dice.sample(tuple(form), min(dice.randint(*fields), len(form)))
-    values = tuple((key, value(form[key], split, dice)) for key in form if key in keys)
+    values = tuple(
+        (key, value(form[key], split, dice) if unseen else VALUES[form[key]](dice)) for key in form if key in keys
+    )
     some = dice.sample(sentences()[split], dice.randint(min(1, prose), prose))
     return Content(title, values, tuple(" ".join(some).split()))
 

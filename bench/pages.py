@@ -43,6 +43,7 @@ class Plan:
     fewest, most: fields of a form.
     asked: questions per page, one of each task in turn.
     tasks: of TASKS, joined by commas: a field's value, the word after a word, all that is written.
+    unseen: 1 where held-out pages have values that no training page has, 0 where the pages alone are new.
     """
 
     rows: int = 3000
@@ -60,6 +61,7 @@ class Plan:
     lower: int = 10_000
     asked: int = 2
     tasks: str = "field,next"
+    unseen: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Asked:
 
 def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
     """Title, form and as much of the prose as the page has room for."""
-    made = content(split, plan.kinds.split(","), (plan.fewest, plan.most), plan.prose, dice)
+    made = content(split, plan.kinds.split(","), (plan.fewest, plan.most), plan.prose, dice, unseen=bool(plan.unseen))
     size = dice.randint(plan.smallest, plan.largest)
     face, margin, step = dice.choice(faces()[: plan.fonts or None]), size, round(size * SPACING)
     title = _line(made.title, margin, margin, face, round(size * TITLE))
