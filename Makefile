@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/scops demo $(ARGS)
 
 test: setup lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope  # one thread each: threads of two would fight for the cores
 
 lint: setup
 	$(BIN)/ruff check .
