@@ -15,8 +15,9 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/scops demo $(ARGS)
 
+# One thread per process: those of two would fight for two cores.
 test: setup lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope  # one thread each: threads of two would fight for the cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 lint: setup
 	$(BIN)/ruff check .
