@@ -31,9 +31,9 @@ class AbstractorSpec:
 
 
 class FixedPlaces(nn.Module):
-    """On a query the sine of its number, on a feature those of its column and row, nothing on a class token.
+    """For a query the sine of its number, for a feature those of its column and row, nothing for a class token.
 
-    forward: (M, S, D) -> (M, S, D)
+    forward: features (M, P, D) -> (S, D), queries first
 
     Args:
         side: of the square grid of features.
@@ -51,14 +51,15 @@ class FixedPlaces(nn.Module):
         features_PD = torch.cat([torch.zeros(self.before, width), sincos_grid(self.side, self.side, width)])
         return sincos(torch.arange(self.queries), width), features_PD
 
-    def forward(self, x_MSD: Tensor) -> Tensor:
-        places_SD = torch.cat(self.tables(x_MSD.shape[2]))
-        if len(places_SD) != x_MSD.shape[1]:
+    def forward(self, features_MPD: Tensor) -> Tensor:
+        places_SD = torch.cat(self.tables(features_MPD.shape[2]))
+        keys = self.queries + features_MPD.shape[1]
+        if len(places_SD) != keys:
             raise ValueError(
                 f"there are places for {self.queries} queries and {self.before} + {self.side} x {self.side} features, "
-                f"but {x_MSD.shape[1]} of both came; the encoder and the connector disagree on the grid"
+                f"but {keys} of both came; the encoder and the connector disagree on the grid"
             )
-        return x_MSD + places_SD.to(x_MSD)
+        return places_SD.to(features_MPD)
 
 
 class QueryLayer(nn.Module):
@@ -92,21 +93,25 @@ class QueryLayer(nn.Module):
 
 
 class AbstractorLayer(QueryLayer):
-    """Queries see themselves and the features: keys = [q'; norm_features(f)].
+    """Queries see themselves and the features: keys = [q'; norm_features(f)]."""
 
-    Args:
-        place: what tells queries and keys, not values, where they stand: (M, S, D) -> (M, S, D).
-    """
-
-    def __init__(self, spec: AbstractorSpec, place: nn.Module):
+    def __init__(self, spec: AbstractorSpec):
         super().__init__(spec.dim, hidden=spec.hidden, heads=spec.heads, eps=spec.eps)
-        self.place = place
 
-    def forward(self, queries_MQD: Tensor, features_MPD: Tensor, visible: Tensor | None = None) -> Tensor:
-        """visible: bool (M, 1, 1, Q + P), which keys may be seen; None for all."""
+    def forward(
+        self,
+        queries_MQD: Tensor,
+        features_MPD: Tensor,
+        visible: Tensor | None = None,
+        places_SD: Tensor | None = None,
+    ) -> Tensor:
+        """Args:
+        visible: bool (M, 1, 1, Q + P), which keys may be seen; None for all.
+        places_SD: what tells queries and keys, not values, where they stand.
+        """
         x_MQD = self.norm_queries(queries_MQD)
         keys_MSD = torch.cat([x_MQD, self.norm_features(features_MPD)], 1)
-        placed_MSD = self.place(keys_MSD)
+        placed_MSD = keys_MSD if places_SD is None else keys_MSD + places_SD
         return self.answered(x_MQD, placed_MSD[:, : x_MQD.shape[1]], placed_MSD, keys_MSD, visible)
 
 
@@ -118,17 +123,16 @@ class VisualAbstractor(nn.Module):
     Args:
         out: width of the language model.
         join: makes an encoder's features D wide where they are not.
-        place: as in AbstractorLayer; None where nothing says where queries and features stand (mPLUG-Owl).
+        place: features (M, P, D) -> where queries and features stand (S, D); None where nothing says so (mPLUG-Owl).
     """
 
     def __init__(
         self, spec: AbstractorSpec, out: int, *, join: nn.Module | None = None, place: nn.Module | None = None
     ):
         super().__init__()
-        place = place or nn.Identity()
         self.queries = nn.Parameter(torch.zeros(1, spec.queries, spec.dim))
-        self.join = join or nn.Identity()
-        self.layers = nn.ModuleList(AbstractorLayer(spec, place) for _ in range(spec.layers))
+        self.join, self.place = join or nn.Identity(), place
+        self.layers = nn.ModuleList(AbstractorLayer(spec) for _ in range(spec.layers))
         self.project = IntoWords(spec.dim, out)
         self.end = nn.Parameter(torch.zeros(1, 1, out))
 
@@ -143,8 +147,9 @@ class VisualAbstractor(nn.Module):
         visible = None
         if real_MP is not None:
             visible = torch.cat([real_MP.new_ones(*x_MQD.shape[:2]), real_MP], 1)[:, None, None]
+        places_SD = None if self.place is None else self.place(features_MPD)
         for layer in self.layers:
-            x_MQD = layer(x_MQD, features_MPD, visible)
+            x_MQD = layer(x_MQD, features_MPD, visible, places_SD)
         return x_MQD
 
     def told(self, x_MQD: Tensor) -> Tensor:

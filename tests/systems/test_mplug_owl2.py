@@ -147,7 +147,7 @@ def test_abstractor_alone_equals_the_reference() -> None:
     state = keys.load({f"visual_abstractor.{name}": tensor for name, tensor in golden.weights.items()})
     connector.load_state_dict({name.removeprefix("image.connector."): tensor for name, tensor in state.items()})
     features = golden.inputs["encoder_hidden_states"]
-    first = connector.layers[0](connector.queries.expand(len(features), -1, -1), features)
+    first = connector.layers[0](connector.queries.expand(len(features), -1, -1), features, None, place(features))
     assert close(first, golden.outputs["layer0_output"])
     assert close(connector(features), golden.outputs["last_hidden_state"])
 
