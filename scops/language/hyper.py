@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from scops.language.llama import LlamaSpec, attention, block
+from scops.language.llama import LlamaSpec, assembled, attention, block, rope_of
 from scops.language.model import LanguageModel
 from scops.nn.attention import SelfAttention, answers
 from scops.nn.block import Block, Contextual, PreNorm
@@ -19,7 +19,7 @@ from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
 from scops.ops.attention import Visible, attend, realise, side_by_side
 from scops.ops.masks import Mask, Past, earlier
-from scops.ops.rope import scaled, turned
+from scops.ops.rope import turned
 
 
 class KeysAndValues(nn.Module):
@@ -174,7 +174,7 @@ def hyper_llama(spec: LlamaSpec, layers: Sequence[int], arrangement: str, memory
         arrangement: of ARRANGEMENTS.
         memory: the name of what stands beside the text.
     """
-    rope = scaled(spec.head_width, spec.rope_base, spec.rope_scaling, context=spec.context)
+    rope = rope_of(spec)
 
     def hyper_block() -> Block:
         keys = KeysAndValues(spec.dim, spec.kv_heads * spec.head_width, bias="k" in spec.bias)
@@ -187,10 +187,6 @@ def hyper_llama(spec: LlamaSpec, layers: Sequence[int], arrangement: str, memory
     wrong = [number for number in layers if not 1 <= number <= spec.layers]
     if wrong:
         raise ValueError(f"Hyper Attention in layers {wrong}, counted from 1, but the model has {spec.layers}")
-    return LanguageModel(
-        nn.Embedding(spec.vocab, spec.dim),
-        [hyper_block() if number in layers else block(spec, rope) for number in range(1, spec.layers + 1)],
-        norm=nn.RMSNorm(spec.dim, spec.eps),
-        head=None if spec.tied else nn.Linear(spec.dim, spec.vocab, bias=False),
-        window=spec.window,
+    return assembled(
+        spec, [hyper_block() if number in layers else block(spec, rope) for number in range(1, spec.layers + 1)]
     )

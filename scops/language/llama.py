@@ -3,7 +3,7 @@
 RMSNorm before self-attention with rotary positions, RMSNorm before SwiGLU, no dropout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,19 @@ class LlamaSpec:
 
 
 def llama(spec: LlamaSpec) -> LanguageModel:
-    rope = scaled(spec.head_width, spec.rope_base, spec.rope_scaling, context=spec.context)
+    rope = rope_of(spec)
+    return assembled(spec, [block(spec, rope) for _ in range(spec.layers)])
+
+
+def rope_of(spec: LlamaSpec) -> Rope:
+    return scaled(spec.head_width, spec.rope_base, spec.rope_scaling, context=spec.context)
+
+
+def assembled(spec: LlamaSpec, blocks: Sequence[Block]) -> LanguageModel:
+    """The family's embedding, norm and head around these blocks."""
     return LanguageModel(
         nn.Embedding(spec.vocab, spec.dim),
-        [block(spec, rope) for _ in range(spec.layers)],
+        blocks,
         norm=nn.RMSNorm(spec.dim, spec.eps),
         head=None if spec.tied else nn.Linear(spec.dim, spec.vocab, bias=False),
         window=spec.window,

@@ -7,25 +7,19 @@ expert 1 all that a connector made, its end token included.
 
 from torch import nn
 
-from scops.language.llama import LlamaSpec, attention
+from scops.language.llama import LlamaSpec, assembled, attention, rope_of
 from scops.language.model import LanguageModel
 from scops.nn.block import Block, PreNorm, Routed
 from scops.nn.feed_forward import SwiGlu
-from scops.ops.rope import Rope, scaled
+from scops.ops.rope import Rope
 
 EXPERTS = 2
 """Text and media."""
 
 
 def modality_adaptive(spec: LlamaSpec) -> LanguageModel:
-    rope = scaled(spec.head_width, spec.rope_base, spec.rope_scaling, context=spec.context)
-    return LanguageModel(
-        nn.Embedding(spec.vocab, spec.dim),
-        [block(spec, rope) for _ in range(spec.layers)],
-        norm=nn.RMSNorm(spec.dim, spec.eps),
-        head=None if spec.tied else nn.Linear(spec.dim, spec.vocab, bias=False),
-        window=spec.window,
-    )
+    rope = rope_of(spec)
+    return assembled(spec, [block(spec, rope) for _ in range(spec.layers)])
 
 
 def block(spec: LlamaSpec, rope: Rope) -> Block:
