@@ -92,8 +92,3 @@ def checked(pieces: Sequence[Arranged], places: Sequence[Place], name: str) -> S
     if [place for slot in slots for place in slot.places] != list(places) or len({slot.kind for slot in slots}) != 1:
         raise ValueError(f"{name}: pictures are made for the places {tuple(places)}, but the layout has slots {slots}")
     return pieces
-
-
-def input_of(item: Item) -> str:
-    """Which input of the model takes it."""
-    return next(piece.kind for piece in item.pieces() if isinstance(piece, Slot))

@@ -16,11 +16,13 @@ from scops.core.layout import Layout, Numbered, Piece, Slot, Special, Written
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.errors import MediaError, NothingToLearn, TooLong
-from scops.data.items import Item, input_of, item_of
+from scops.data.items import Item, item_of
 from scops.data.template import segments
 from scops.data.tokenizer import Tokenizer
 
 Made = TypeVar("Made")
+Placed = tuple[str, Item]
+"""The model's input that takes an item, and the item."""
 
 OVERFLOW = ("error", "drop", "shorten")
 PLACEHOLDER = 0
@@ -64,25 +66,24 @@ class Processor:
         Raises:
             MediaError, TooLong, NothingToLearn: naming the sample.
         """
-        sample, example = self._fitted(sample, reply)
-        items = [(item, input_of(item)) for item in (self._item(media, sample) for media in sample.media)]
-        known = _by_kind((kind, one) for item, kind in items for one in item.digests())
+        example, items = self._fitted(sample, reply)
+        known = _by_kind((kind, one) for kind, item in items for one in item.digests())
         if self.known and all(self.known(one) for many in known.values() for one in many):
             return replace(example, digests=known)
-        media = _by_kind((kind, picture) for item, kind in items for picture in item.pictures())
+        media = _by_kind((kind, picture) for kind, item in items for picture in item.pictures())
         return replace(example, media=media, digests=known)
 
     def outline(self, sample: Sample, *, reply: bool = False) -> Example:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
-        return self._fitted(sample, reply)[1]
+        return self._fitted(sample, reply)[0]
 
     def unpack(self, media: Media, sample: Sample) -> None:
         """Only to find out whether it can be; MediaError if not."""
         self._item(media, sample).unpack()
 
-    def _fitted(self, sample: Sample, reply: bool) -> tuple[Sample, Example]:
-        """The sample that fits, shortened where the policy says so."""
-        example = self._write(sample, reply)
+    def _fitted(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
+        """What fits of the sample, shortened where the policy says so."""
+        example, items = self._write(sample, reply)
         if not reply and not example.learn_T[1:].any():
             roles = ", ".join(turn.role for turn in sample.turns)
             raise NothingToLearn(f"{sample.name}: none of {len(example)} tokens is learnt; its turns: {roles}")
@@ -96,21 +97,25 @@ class Processor:
                     f"{sample.name}: {found} tokens{least} ({media} of media), but there is room for {self.capacity}"
                 )
             sample = replace(sample, turns=turns)
-            example = self._write(sample, reply)
-        return sample, example
+            example, items = self._write(sample, reply)
+        return example, items
 
-    def _write(self, sample: Sample, reply: bool) -> Example:
-        pen, met = _Pen(self.tokenizer), Counter[str]()
+    def _write(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
+        """The example without numbers of media, and its media in reading order."""
+        pen, met, items = _Pen(self.tokenizer), Counter[str](), []
         for segment in segments(self.layout.template, sample.turns, reply=reply):
             whole = segment.piece
             if not isinstance(whole, Media):
                 pen.write(whole, segment.learn, opens=segment.opens)
                 continue
             met[whole.kind] += 1
-            for piece in self._item(whole, sample).pieces():
+            item = self._item(whole, sample)
+            pieces = item.pieces()
+            items.append((next(piece.kind for piece in pieces if isinstance(piece, Slot)), item))
+            for piece in pieces:
                 named = Written(piece.text.format(met[whole.kind])) if isinstance(piece, Numbered) else piece
                 pen.write(named, segment.learn, opens=segment.opens)
-        return pen.example(sample)
+        return pen.example(sample), items
 
     def _item(self, media: Media, sample: Sample) -> Item:
         known = self.layout.media

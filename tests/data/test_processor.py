@@ -180,6 +180,17 @@ def test_tiles_stand_where_the_layout_says_and_are_the_pictures_parts() -> None:
     assert batch.media["image"].shape == (10, 3, 6, 4)
 
 
+def test_each_picture_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scops.data import items
+
+    seen: list[object] = []
+    measure = items.measure
+    monkeypatch.setattr(items, "measure", lambda source, name: (seen.append(source), measure(source, name))[1])
+    pictures = picture(colour="red"), picture(colour="blue")
+    processor()(Sample((Turn("user", (*pictures, Text("x"))), *chat("", "y")[1:])))
+    assert seen == [one.source for one in pictures]
+
+
 def test_only_a_picture_alone_is_cut_where_the_layout_says_so() -> None:
     make = processor(arrange=one_by_one, cut=quarters, when="alone")
     one, two = (make.outline(Sample((Turn("user", (picture(),) * n), *chat("", "y")[1:]))) for n in (1, 2))
