@@ -65,17 +65,18 @@ def read_config(folder: Path) -> Config:
     specs = {system: module_of(system).spec_of(content) for system in SYSTEMS}
     found = {system: spec for system, spec in specs.items() if spec is not None}
     if found:
-        system = next(iter(found)) if len(found) == 1 else _by_weights(folder, found)
+        open_still = len(found) > 1 or any(hasattr(module_of(system), "settled") for system in found)
+        shapes = _shapes(folder) if open_still else {}
+        system = next(iter(found)) if len(found) == 1 else _by_weights(found, shapes)
         module = module_of(system)
-        spec = _settled(module, found[system], folder)
+        spec = module.settled(found[system], shapes) if shapes and hasattr(module, "settled") else found[system]
         return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
 
 
-def _by_weights(folder: Path, found: Mapping[str, Any]) -> str:
+def _by_weights(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Of systems that read the same config.json, the first whose table knows all names of the folder's weights."""
-    shapes = _shapes(folder)
     for system, spec in found.items():
         keys = module_of(system).KEYS
         with suppress(KeyMismatch):
@@ -84,14 +85,8 @@ def _by_weights(folder: Path, found: Mapping[str, Any]) -> str:
     return next(iter(found))  # whose table will say what it does not know
 
 
-def _settled(module: Any, spec: Any, folder: Path) -> Any:
-    """Where a config.json leaves open how a system is built, the weights beside it say so."""
-    shapes = _shapes(folder) if hasattr(module, "settled") else {}
-    return module.settled(spec, shapes) if shapes else spec
-
-
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of the folder's weights by name; nothing for a config.json alone."""
+    """Of the folder's weights by name, which settle what a config.json leaves open; nothing for a config.json alone."""
     try:
         reader = open_weights(folder)
     except FileNotFoundError:
