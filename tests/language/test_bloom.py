@@ -4,20 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from scops.checkpoints.hub_bloom import bloom_config, bloom_spec, hub_bloom
 from scops.data.collate import pack
 from scops.language.bloom import BloomSpec, bloom
-from scops.models.cached import CachedSession
 from scops.models.compiled import CompiledSteps
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.native.steps import steps_of
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.paged import PagedCache, PagedRow, Pages
 from scops.ops.alibi import alibi
 from tests.conftest import batch_of, close, example, randomise
+from tests.twins import cached_equals_recompute, shared_equals_recompute
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +29,6 @@ SIZES = {
 }  # fmt: skip
 SPEC = BloomSpec(dim=30, layers=2, heads=6, vocab=53)
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [5, 6, 7]]
-STEPS = 5
 
 
 def reference(size: str) -> torch.nn.Module:
@@ -47,10 +44,6 @@ def ours(theirs: torch.nn.Module) -> MultimodalDecoder:
 
 def decoder() -> MultimodalDecoder:
     return randomise(MultimodalDecoder(bloom(SPEC)))
-
-
-def follow(session: CachedSession | Recompute, ids_BS: Tensor) -> Tensor:
-    return torch.stack([session.logits_BV, *(session.step(ids_B) for ids_B in ids_BS.T)])
 
 
 @torch.no_grad()
@@ -107,25 +100,14 @@ def test_cached_sessions_equal_recomputing(kind: str) -> None:
         cache = PagedCache(Pages(60, size=int(kind[-1])), [PagedRow() for _ in examples])
     else:
         cache = FixedCache(3, 20) if kind == "fixed" else GrowingCache(3)
-    ids_BS = torch.randint(1, 50, (3, STEPS))
-    made = follow(CachedSession(system, batch_of(*examples), cache), ids_BS)
-    assert close(made, follow(Recompute(system, [batch_of(one) for one in examples]), ids_BS))
+    assert cached_equals_recompute(system, examples, cache)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 2, 100])
 def test_the_shared_session_equals_recomputing_however_prompts_are_cut(most: int) -> None:
-    system, examples = decoder(), [example(ids) for ids in [*PROMPTS, PROMPTS[0]]]
-    session = system.shared(80, page=2, media_bytes=0)
-    rows, first = [session.open(one) for one in examples], []
-    for row in rows:
-        while row.left:
-            logits_V = session.read(row, most)
-        first.append(logits_V)
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    assert close(torch.stack(first), slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, 4)):
-        assert close(session.step(rows, ids_B), slow.step(ids_B))
+    examples = [example(ids) for ids in [*PROMPTS, PROMPTS[0]]]
+    assert shared_equals_recompute(decoder(), examples, tokens=80, page=2, most=most, media_bytes=0)
 
 
 @torch.no_grad()
@@ -142,10 +124,7 @@ def test_a_step_through_the_compiler_s_cache_and_past_the_kernels_is_the_same() 
     system = decoder()
     steps = CompiledSteps(system.language, say=lambda words: None)
     steps.compiled = steps._step  # the same computation without waiting for a compiler
-    session = CachedSession(system, batch_of(*map(example, PROMPTS)), FixedCache(3, 20), steps=steps)
-    slow = Recompute(system, [batch_of(example(ids)) for ids in PROMPTS])
-    ids_BS = torch.randint(1, 50, (3, STEPS))
-    assert close(follow(session, ids_BS), follow(slow, ids_BS))
+    assert cached_equals_recompute(system, [example(ids) for ids in PROMPTS], FixedCache(3, 20), steps=steps)
     planned = steps_of(system.language)
     assert planned is None or not any(planned.known)  # kernels know no biases
 

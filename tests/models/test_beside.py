@@ -12,14 +12,13 @@ from scops.core.session import OutOfPages
 from scops.data.collate import pack
 from scops.encoders.siglip import SiglipSpec
 from scops.language.llama import LlamaSpec
-from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.models.shared import PagedSession
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl3
 from tests.conftest import batch_of, close, example, randomise
-from tests.models.test_sessions import STEPS, follow
+from tests.twins import STEPS, cache_of, cached_equals_recompute, follow, rows_stand_alone
 
 SPEC = mplug_owl3.Spec(
     SiglipSpec(dim=12, hidden=20, layers=2, heads=2, image=9, patch=4, skip=1),
@@ -68,12 +67,8 @@ PROMPTS = {
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_session_equals_recompute_with_pictures_anywhere(arrangement: str, cache: type) -> None:
-    made, examples = system(arrangement), list(PROMPTS.values())
-    room = {"capacity": 40} if cache is FixedCache else {}
-    session = CachedSession(made, batch_of(*examples), cache(len(examples), **room))
-    slow = Recompute(made, [batch_of(one) for one in examples])
-    ids_BS = torch.randint(1, 50, (len(examples), STEPS))
-    assert close(follow(session, ids_BS), follow(slow, ids_BS))
+    examples = list(PROMPTS.values())
+    assert cached_equals_recompute(system(arrangement), examples, cache_of(cache, len(examples)))
 
 
 @torch.no_grad()
@@ -113,10 +108,7 @@ def test_selected_rows_go_on_as_if_alone(arrangement: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_a_ragged_batch_equals_each_row_alone(arrangement: str) -> None:
-    made = system(arrangement)
-    together = made(batch_of(*PROMPTS.values()))
-    for row, (name, one) in zip(together, PROMPTS.items(), strict=True):
-        assert close(row[: len(one)], made(batch_of(one))[0]), name
+    assert rows_stand_alone(system(arrangement), PROMPTS)
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.paged import PagedCache, PagedRow, Pages
 from scops.systems import mplug_owl
 from tests.conftest import batch_of, close, example, randomise
-from tests.models.test_sessions import STEPS, decoder, follow
+from tests.models.test_sessions import decoder
 from tests.systems.test_mplug_owl import TINY, rows
+from tests.twins import STEPS, follow
 
 
 def paged(count: int, *, pages: int = 40, size: int = 3) -> PagedCache:

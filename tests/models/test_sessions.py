@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from scops.language.llama import LlamaSpec, llama
-from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl
 from tests.conftest import batch_of, close, example, randomise
 from tests.systems.test_mplug_owl import TINY, rows
-
-STEPS = 5
+from tests.twins import cache_of, cached_equals_recompute
 
 
 def decoder(**changes: object) -> MultimodalDecoder:
@@ -20,33 +17,18 @@ def decoder(**changes: object) -> MultimodalDecoder:
     return randomise(MultimodalDecoder(llama(LlamaSpec(**sizes))))
 
 
-def follow(session: CachedSession | Recompute, ids_BS: torch.Tensor) -> torch.Tensor:
-    seen = [session.logits_BV]
-    for ids_B in ids_BS.T:
-        seen.append(session.step(ids_B))
-    return torch.stack(seen)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_session_equals_recompute_for_unequal_prompts_with_pictures_anywhere(cache: type) -> None:
-    system, examples = randomise(mplug_owl.build(TINY)), list(rows().values())
-    room = {"capacity": 40} if cache is FixedCache else {}
-    session = CachedSession(system, batch_of(*examples), cache(len(examples), **room))
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    ids_BS = torch.randint(1, 50, (len(examples), STEPS))
-    assert close(follow(session, ids_BS), follow(slow, ids_BS))
+    examples = list(rows().values())
+    assert cached_equals_recompute(randomise(mplug_owl.build(TINY)), examples, cache_of(cache, len(examples)))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_sliding_window_in_a_cache_equals_recompute(cache: type) -> None:
-    system, examples = decoder(window=4), [example([1, 2, 3, 4, 5, 6, 7, 8, 9]), example([4, 5])]
-    room = {"capacity": 20} if cache is FixedCache else {}
-    session = CachedSession(system, batch_of(*examples), cache(2, **room))
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    ids_BS = torch.randint(1, 50, (2, STEPS))
-    assert close(follow(session, ids_BS), follow(slow, ids_BS))
+    examples = [example([1, 2, 3, 4, 5, 6, 7, 8, 9]), example([4, 5])]
+    assert cached_equals_recompute(decoder(window=4), examples, cache_of(cache, 2, 20))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.tiled import Tiled
 from tests.conftest import batch_of, close, example, randomise
+from tests.twins import numbered, rows_stand_alone
 
 ROOM = 2
 
@@ -56,9 +57,7 @@ def rows() -> list[Example]:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    decoder, examples = system(), rows()
-    for row, one in zip(decoder(batch_of(*examples)), examples, strict=True):
-        assert close(row[: len(one)], decoder(batch_of(one))[0])
+    assert rows_stand_alone(system(), numbered(rows()))
 
 
 @torch.no_grad()

@@ -11,14 +11,11 @@ from scops.core.batch import Example, Span, Tiles
 from scops.core.layout import Cut, Layout, Slot
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.processor import Processor
-from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.tiled import run_tiled
-from tests.conftest import batch_of, close
 from tests.data.vocabularies import metaspace
-from tests.models.test_sessions import STEPS, follow
+from tests.twins import STEPS, cache_of, cached_equals_recompute, shared_equals_recompute
 
 SIDE = 14  # pixels of a piece of the tiny systems
 SESSIONS = ("fixed", "growing", "paged")
@@ -118,22 +115,10 @@ def side_by_side(tokens: int) -> dict[str, Example]:
 
 
 def equals_recompute(system: MultimodalDecoder, examples: list[Example], kind: str) -> bool:
-    """Steps of a session over prompts of unequal length are what reading everything again gives."""
+    """Of SESSIONS; in pages prompts are read five tokens at a time, so that parts end inside items."""
     longest = max(map(len, examples)) + STEPS
-    ids_BS = torch.randint(1, 50, (len(examples), STEPS))
-    slow = follow(Recompute(system, [batch_of(one) for one in examples]), ids_BS)
     if kind == "paged":
-        return close(_paged(system, examples, ids_BS, room=len(examples) * (longest + 3)), slow)
-    cache = FixedCache(len(examples), longest) if kind == "fixed" else GrowingCache(len(examples))
-    return close(follow(CachedSession(system, batch_of(*examples), cache), ids_BS), slow)
-
-
-def _paged(system: MultimodalDecoder, examples: list[Example], ids_BS: torch.Tensor, room: int) -> torch.Tensor:
-    """Prompts are read five tokens at a time, so that parts end inside items."""
-    session = system.shared(room, page=3, media_bytes=10_000)
-    rows, first = [session.open(one) for one in examples], []
-    for row in rows:
-        while (logits_V := session.read(row, 5)) is None:
-            pass
-        first.append(logits_V)
-    return torch.stack([torch.stack(first), *(session.step(rows, ids_B) for ids_B in ids_BS.T)])
+        room = len(examples) * (longest + 3)
+        return shared_equals_recompute(system, examples, tokens=room, page=3, most=5, media_bytes=10_000)
+    cache = FixedCache if kind == "fixed" else GrowingCache
+    return cached_equals_recompute(system, examples, cache_of(cache, len(examples), longest))

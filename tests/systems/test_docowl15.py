@@ -18,9 +18,10 @@ from scops.data.collate import pad
 from scops.data.errors import MediaError
 from scops.data.processor import Processor
 from scops.systems import docowl2, docowl15
-from tests.conftest import GOLDENS, Golden, batch_of, close, example, randomise
+from tests.conftest import GOLDENS, Golden, close, example, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import pieces
+from tests.twins import come_back_bitwise, published, rows_stand_alone
 
 TINY = docowl15.Spec(
     docowl15.VitSpec(dim=24, hidden=40, layers=2, heads=3, image=14, patch=3, eps=1e-6),
@@ -44,9 +45,7 @@ def spec(golden: Golden) -> docowl15.Spec:
 
 @pytest.fixture(scope="module")
 def system(golden: Golden, spec: docowl15.Spec) -> torch.nn.Module:
-    system = docowl15.build(spec)
-    system.load_state_dict(docowl15.KEYS["authors"](spec).load(golden.weights))
-    return system.eval()
+    return published(docowl15, spec, golden.weights)
 
 
 def expanded(ids: Sequence[int], at: Sequence[int], value: int) -> list[int]:
@@ -89,11 +88,7 @@ def test_every_probe_equals_the_reference(golden: Golden, system: torch.nn.Modul
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: docowl15.Spec) -> None:
-    keys = docowl15.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    kept = {name: tensor for name, tensor in golden.weights.items() if not name.endswith("inv_freq")}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
+    assert come_back_bitwise(docowl15.KEYS["authors"](spec), golden.weights, but="inv_freq")
 
 
 def test_full_size_has_the_published_count_and_names() -> None:
@@ -209,10 +204,7 @@ def rows() -> dict:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    system, made = randomise(docowl15.build(TINY)), rows()
-    together = system(batch_of(*made.values()))
-    for row, (name, one) in zip(together, made.items(), strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0]), name
+    assert rows_stand_alone(randomise(docowl15.build(TINY)), rows())
 
 
 @torch.no_grad()

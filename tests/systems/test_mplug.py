@@ -17,7 +17,6 @@ from scops.data.tokenizer import Tokenizer
 from scops.encoders.skip_fusion import FusionSpec
 from scops.encoders.vit import VitSpec
 from scops.language.bert import BertSpec
-from scops.models.cached import CachedSession
 from scops.models.encoder_decoder import READ
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
@@ -26,6 +25,7 @@ from scops.objectives import COUNTS, OBJECTIVES
 from scops.ops.masks import Causal
 from scops.systems import mplug
 from tests.conftest import Golden, batch_of, close, example, randomise
+from tests.twins import come_back_bitwise, follow
 
 GOLDEN = "mplug_fusion"
 
@@ -99,11 +99,7 @@ def test_the_loss_of_whole_replies_equals_the_reference(golden: Golden, system: 
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: mplug.Spec) -> None:
-    keys = mplug.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    kept = {name: tensor for name, tensor in golden.weights.items() if not name.endswith("position_ids")}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
+    assert come_back_bitwise(mplug.KEYS["authors"](spec), golden.weights, but="position_ids")
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -239,10 +235,6 @@ def test_a_ragged_batch_equals_each_row_alone(tiny: torch.nn.Module) -> None:
     together = tiny(batch_of(*made.values()))
     for logits, (name, one) in zip(together, made.items(), strict=True):
         assert close(logits[one.reply : len(one)], tiny(batch_of(one))[0, one.reply :]), name
-
-
-def follow(session: CachedSession | Recompute, ids_BS: torch.Tensor) -> torch.Tensor:
-    return torch.stack([session.logits_BV, *(session.step(ids_B) for ids_B in ids_BS.T)])
 
 
 @torch.no_grad()

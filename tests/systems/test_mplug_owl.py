@@ -10,6 +10,7 @@ from scops.core.batch import Batch
 from scops.data.collate import pad
 from scops.systems import mplug_owl
 from tests.conftest import Golden, batch_of, close, example, randomise
+from tests.twins import come_back_bitwise, published, rows_stand_alone
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,7 @@ def spec(golden: Golden) -> mplug_owl.Spec:
 
 @pytest.fixture(scope="module")
 def system(golden: Golden, spec: mplug_owl.Spec) -> torch.nn.Module:
-    system = mplug_owl.build(spec)
-    system.load_state_dict(mplug_owl.KEYS["authors"](spec).load(golden.weights))
-    return system.eval()
+    return published(mplug_owl, spec, golden.weights)
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +91,7 @@ def test_abstractor_alone_equals_the_reference_with_and_without_key_mask() -> No
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: mplug_owl.Spec) -> None:
-    keys = mplug_owl.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    kept = {name: tensor for name, tensor in golden.weights.items() if not name.endswith("inv_freq")}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
+    assert come_back_bitwise(mplug_owl.KEYS["authors"](spec), golden.weights, but="inv_freq")
 
 
 def test_full_size_has_the_published_count_and_names() -> None:
@@ -150,10 +145,7 @@ def rows() -> dict:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    system, made = randomise(mplug_owl.build(TINY)), rows()
-    together = system(batch_of(*made.values()))
-    for row, (name, one) in zip(together, made.items(), strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0]), name
+    assert rows_stand_alone(randomise(mplug_owl.build(TINY)), rows())
 
 
 @torch.no_grad()

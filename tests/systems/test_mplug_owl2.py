@@ -25,14 +25,13 @@ from scops.encoders.vit import Vit
 from scops.language.llama import llama
 from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl2
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.data.vocabularies import metaspace
-from tests.models.test_sessions import follow
+from tests.systems.test_mplug_owl import ROOM, ROWS
+from tests.twins import cache_of, cached_equals_recompute, numbered, rows_stand_alone, shared_equals_recompute
 
-STEPS = 5
 AUTHORS = {"model_type": "mplug_owl2"}
 
 
@@ -261,15 +260,6 @@ VISION = mplug_owl2.VitSpec(dim=24, hidden=40, layers=2, heads=3, image=14, patc
 ABSTRACTOR = mplug_owl2.AbstractorSpec(dim=24, hidden=20, layers=2, heads=3, queries=3)
 TINY = mplug_owl2.Spec(mplug_owl2.Eyes(VISION, ABSTRACTOR), LANGUAGE)
 TINY_BARE = mplug_owl2.Spec(mplug_owl2.Eyes(VISION, ABSTRACTOR, cls=0, post_norm=False), LANGUAGE)
-ROOM = 4  # tokens of one picture
-ROWS = {
-    "first": ([0] * ROOM + [5, 6, 7], (0,)),
-    "last": ([1, 9, 8, 7, *[0] * ROOM], (4,)),
-    "adjacent": ([1, 3, *[0] * ROOM, *[0] * ROOM, 4], (2, 6)),
-    "several": ([1, *[0] * ROOM, 2, 3, *[0] * ROOM, 4, *[0] * ROOM, 8], (1, 7, 12)),
-    "none": ([1, 2, 3, 4, 5], ()),
-    "alone": ([0] * ROOM, (0,)),
-}
 
 
 def rows(side: int = 14) -> list[Example]:
@@ -284,36 +274,21 @@ def rows(side: int = 14) -> list[Example]:
 @torch.no_grad()
 @pytest.mark.parametrize("spec", [TINY, TINY_BARE], ids=["class token", "grid"])
 def test_a_ragged_batch_equals_each_row_alone(spec: mplug_owl2.Spec) -> None:
-    system, made = randomise(mplug_owl2.build(spec)), rows()
-    together = system(batch_of(*made))
-    for row, one in zip(together, made, strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0])
+    assert rows_stand_alone(randomise(mplug_owl2.build(spec)), numbered(rows()))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_equal_recompute_for_pictures_anywhere(cache: type) -> None:
-    system, made = randomise(mplug_owl2.build(TINY)), rows()
-    room = {"capacity": 40} if cache is FixedCache else {}
-    session = CachedSession(system, batch_of(*made), cache(len(made), **room))
-    ids_BS = torch.randint(1, 50, (len(made), STEPS))
-    assert close(follow(session, ids_BS), follow(Recompute(system, [batch_of(one) for one in made]), ids_BS))
+    made = rows()
+    assert cached_equals_recompute(randomise(mplug_owl2.build(TINY)), made, cache_of(cache, len(made)))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("page", [1, 3, 16])
 def test_a_shared_session_equals_recompute_however_prompts_are_cut(page: int) -> None:
-    system, made = randomise(mplug_owl2.build(TINY)), rows()
-    shared = system.shared(page * 90, page=page, media_bytes=1 << 20)
-    opened = [shared.open(one) for one in made]
-    slow = Recompute(system, [batch_of(one) for one in made])
-    for row, expected in zip(opened, slow.logits_BV, strict=True):
-        logits = None
-        while logits is None:
-            logits = shared.read(row, 3)
-        assert close(logits, expected)
-    for ids_B in torch.randint(1, 50, (STEPS, len(made))):
-        assert close(shared.step(opened, ids_B), slow.step(ids_B))
+    system = randomise(mplug_owl2.build(TINY))
+    assert shared_equals_recompute(system, rows(), tokens=page * 90, page=page, most=3)
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ from scops.systems import mplug_owl21
 from scops.systems.mplug_owl2 import Eyes
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.data.vocabularies import chatml
-from tests.models.test_sessions import follow
 from tests.systems.test_mplug_owl2 import ABSTRACTOR, ROOM, VISION, rows
+from tests.twins import come_back_bitwise, follow, numbered, published, rows_stand_alone, shared_equals_recompute
 
 AUTHORS = {"model_type": "mplug_owl2_1"}
 STEPS = 7
@@ -40,9 +40,7 @@ def spec(golden: Golden) -> mplug_owl21.Spec:
 
 @pytest.fixture(scope="module")
 def system(golden: Golden, spec: mplug_owl21.Spec) -> MultimodalDecoder:
-    system = mplug_owl21.build(spec)
-    system.load_state_dict(mplug_owl21.KEYS["authors"](spec).load(golden.weights))
-    return system.eval()
+    return published(mplug_owl21, spec, golden.weights)
 
 
 def batch(golden: Golden, case: str) -> tuple[Batch, list[int]]:
@@ -76,10 +74,7 @@ def test_every_probe_equals_the_reference_within_and_beyond_the_trained_length(
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: mplug_owl21.Spec) -> None:
-    keys = mplug_owl21.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    assert back.keys() == golden.weights.keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in golden.weights.items())
+    assert come_back_bitwise(mplug_owl21.KEYS["authors"](spec), golden.weights)
 
 
 def test_spec_and_config_say_the_same_both_ways(spec: mplug_owl21.Spec) -> None:
@@ -135,10 +130,7 @@ def long_rows() -> list[Example]:
 @torch.no_grad()
 @pytest.mark.parametrize("spec", [TINY, PLAIN], ids=["long", "plain"])
 def test_a_ragged_batch_equals_each_row_alone(spec: mplug_owl21.Spec) -> None:
-    system, made = randomise(mplug_owl21.build(spec)), long_rows()
-    together = system(batch_of(*made))
-    for row, one in zip(together, made, strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0])
+    assert rows_stand_alone(randomise(mplug_owl21.build(spec)), numbered(long_rows()))
 
 
 @torch.no_grad()
@@ -189,17 +181,8 @@ def test_kernels_take_steps_within_the_trained_length_and_no_others(trained: int
 @torch.no_grad()
 @pytest.mark.parametrize("page", [1, 3, 16])
 def test_a_shared_session_equals_recompute_however_prompts_are_cut(page: int) -> None:
-    system, made = randomise(mplug_owl21.build(TINY)), long_rows()
-    shared = system.shared(page * 300, page=page, media_bytes=1 << 20)
-    opened = [shared.open(one) for one in made]
-    slow = Recompute(system, [batch_of(one) for one in made])
-    for row, expected in zip(opened, slow.logits_BV, strict=True):
-        logits = None
-        while logits is None:
-            logits = shared.read(row, 3)
-        assert close(logits, expected)
-    for ids_B in torch.randint(1, 50, (STEPS, len(made))):
-        assert close(shared.step(opened, ids_B), slow.step(ids_B))
+    system = randomise(mplug_owl21.build(TINY))
+    assert shared_equals_recompute(system, long_rows(), tokens=page * 300, page=page, most=3, more=STEPS)
 
 
 @torch.no_grad()

@@ -7,19 +7,17 @@ import pytest
 import torch
 
 from scops.language.bloom import BloomSpec
-from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl, spec_from_json, spec_to_json
 from tests.conftest import batch_of, close, example, randomise
 from tests.systems.test_mplug_owl import TINY, rows
+from tests.twins import cache_of, cached_equals_recompute, shared_equals_recompute
 
 transformers = pytest.importorskip("transformers")
 
 SPEC = replace(TINY, language=BloomSpec(dim=24, layers=3, heads=6, vocab=53))
 FULL = mplug_owl.SIZES["mplug-owl-bloomz-7b-multilingual"]
-STEPS = 5
 
 
 def system() -> MultimodalDecoder:
@@ -51,28 +49,14 @@ def test_words_pass_the_embedding_s_norm_and_pictures_do_not() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_equal_recomputing_with_pictures_anywhere(cache: type) -> None:
-    ours, examples = system(), list(rows().values())
-    room = {"capacity": 40} if cache is FixedCache else {}
-    session = CachedSession(ours, batch_of(*examples), cache(len(examples), **room))
-    slow = Recompute(ours, [batch_of(one) for one in examples])
-    assert close(session.logits_BV, slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, len(examples))):
-        assert close(session.step(ids_B), slow.step(ids_B))
+    examples = list(rows().values())
+    assert cached_equals_recompute(system(), examples, cache_of(cache, len(examples)))
 
 
 @torch.no_grad()
 def test_the_shared_session_equals_recomputing() -> None:
-    ours, examples = system(), [replace(one, digests={}) for one in rows().values()]
-    session = ours.shared(300, page=3, media_bytes=1 << 20)
-    opened, first = [session.open(one) for one in examples], []
-    for row in opened:
-        while row.left:
-            logits_V = session.read(row, 4)
-        first.append(logits_V)
-    slow = Recompute(ours, [batch_of(one) for one in examples])
-    assert close(torch.stack(first), slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, len(examples))):
-        assert close(session.step(opened, ids_B), slow.step(ids_B))
+    examples = [replace(one, digests={}) for one in rows().values()]
+    assert shared_equals_recompute(system(), examples, tokens=300, page=3, most=4)
 
 
 def test_keys_come_back_bit_by_bit() -> None:

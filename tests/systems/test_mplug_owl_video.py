@@ -14,15 +14,21 @@ from scops.core.batch import Example, Tiles
 from scops.core.layout import WHOLE, Slot
 from scops.data.messages import sample_of
 from scops.model import Model
-from scops.models.cached import CachedSession
 from scops.models.decoder import MultimodalDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl, mplug_owl_video
 from tests import tiny
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.data.test_documents import pdf
 from tests.films import film
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    published,
+    rows_stand_alone,
+    shared_equals_recompute,
+)
 
 FULL = mplug_owl_video.SIZES["mplug-owl-llama-7b-video"]
 TINY = mplug_owl_video.Spec(
@@ -32,7 +38,6 @@ TINY = mplug_owl_video.Spec(
     frames=3,
 )
 ROOM = 4
-STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +52,7 @@ def spec(golden: Golden) -> mplug_owl_video.Spec:
 
 @pytest.fixture(scope="module")
 def system(golden: Golden, spec: mplug_owl_video.Spec) -> MultimodalDecoder:
-    system = mplug_owl_video.build(spec)
-    system.load_state_dict(mplug_owl_video.KEYS["authors"](spec).load(golden.weights))
-    return system.eval()
+    return published(mplug_owl_video, spec, golden.weights)
 
 
 def frames(golden: Golden) -> Tensor:
@@ -102,11 +105,7 @@ def test_pictures_and_clips_of_any_length_are_made_together_as_alone(golden: Gol
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: mplug_owl_video.Spec) -> None:
-    keys = mplug_owl_video.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    kept = {name: tensor for name, tensor in golden.weights.items() if not name.endswith("inv_freq")}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
+    assert come_back_bitwise(mplug_owl_video.KEYS["authors"](spec), golden.weights, but="inv_freq")
 
 
 def test_full_size_has_the_published_count_and_shapes() -> None:
@@ -174,36 +173,20 @@ def rows() -> dict[str, Example]:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    system, made = randomise(mplug_owl_video.build(TINY)), rows()
-    for row, (name, one) in zip(system(batch_of(*made.values())), made.items(), strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0]), name
+    assert rows_stand_alone(randomise(mplug_owl_video.build(TINY)), rows())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_equal_recomputing(cache: type) -> None:
     system, examples = randomise(mplug_owl_video.build(TINY)), list(rows().values())
-    room = {"capacity": 40} if cache is FixedCache else {}
-    session = CachedSession(system, batch_of(*examples), cache(len(examples), **room))
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    assert close(session.logits_BV, slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, len(examples))):
-        assert close(session.step(ids_B), slow.step(ids_B))
+    assert cached_equals_recompute(system, examples, cache_of(cache, len(examples)))
 
 
 @torch.no_grad()
 def test_the_shared_session_equals_recomputing() -> None:
     system, examples = randomise(mplug_owl_video.build(TINY)), list(rows().values())
-    session = system.shared(300, page=3, media_bytes=1 << 20)
-    opened, first = [session.open(one) for one in examples], []
-    for row in opened:
-        while row.left:
-            logits_V = session.read(row, 4)
-        first.append(logits_V)
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    assert close(torch.stack(first), slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, len(examples))):
-        assert close(session.step(opened, ids_B), slow.step(ids_B))
+    assert shared_equals_recompute(system, examples, tokens=300, page=3, most=4)
 
 
 @torch.no_grad()

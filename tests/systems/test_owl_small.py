@@ -3,10 +3,10 @@
 import torch
 
 from scops.core.layout import UNCUT
-from scops.models.recompute import Recompute
 from scops.systems import owl_small
 from tests.conftest import batch_of, close, example
 from tests.systems.test_stages import ROOM, SIDE, SMALL, small
+from tests.twins import STEPS, follow, numbered, recomputed, rows_stand_alone
 
 ROWS = {
     "first": ([0] * ROOM + [5, 6, 7], (0,)),
@@ -14,7 +14,6 @@ ROWS = {
     "adjacent": ([1, 3, *[0] * ROOM, *[0] * ROOM, 4], (2, 6)),
     "none": ([1, 2, 3, 4, 5], ()),
 }
-STEPS = 4
 
 
 def rows() -> list:
@@ -27,18 +26,14 @@ def rows() -> list:
 @torch.no_grad()
 def test_cached_session_equals_recompute() -> None:
     system, examples = small(SMALL), rows()
+    ids_BS = torch.randint(1, 50, (len(examples), STEPS))
     fast = system.session(batch_of(*examples), capacity=20)
-    slow = Recompute(system, [batch_of(one) for one in examples])
-    assert close(fast.logits_BV, slow.logits_BV)
-    for ids_B in torch.randint(1, 50, (STEPS, len(examples))):
-        assert close(fast.step(ids_B), slow.step(ids_B))
+    assert close(follow(fast, ids_BS), recomputed(system, examples, ids_BS))
 
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    system, examples = small(SMALL), rows()
-    for row, one in zip(system(batch_of(*examples)), examples, strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0])
+    assert rows_stand_alone(small(SMALL), numbered(rows()))
 
 
 @torch.no_grad()

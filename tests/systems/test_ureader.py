@@ -23,6 +23,7 @@ from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import pieces
 from tests.systems.test_mplug_owl import TINY as OWL
+from tests.twins import come_back_bitwise, published, rows_stand_alone
 
 TINY = ureader.Spec(OWL.vision, OWL.abstractor, OWL.language)
 ROOM = 4  # tokens of one piece in TINY
@@ -41,9 +42,7 @@ def spec(golden: Golden) -> ureader.Spec:
 
 @pytest.fixture(scope="module")
 def system(golden: Golden, spec: ureader.Spec) -> torch.nn.Module:
-    system = ureader.build(spec)
-    system.load_state_dict(ureader.KEYS["authors"](spec).load(golden.weights))
-    return system.eval()
+    return published(ureader, spec, golden.weights)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +82,7 @@ def test_loss_over_the_golden_s_masks_equals_the_reference(
 
 
 def test_keys_round_trip_bitwise(golden: Golden, spec: ureader.Spec) -> None:
-    keys = ureader.KEYS["authors"](spec)
-    back = keys.save(keys.load(golden.weights))
-    kept = {name: tensor for name, tensor in golden.weights.items() if not name.endswith("inv_freq")}
-    assert back.keys() == kept.keys()
-    assert all(torch.equal(back[name], kept[name]) for name in kept)
+    assert come_back_bitwise(ureader.KEYS["authors"](spec), golden.weights, but="inv_freq")
 
 
 def test_full_size_has_the_published_count_and_names() -> None:
@@ -188,10 +183,7 @@ def test_a_broken_picture_is_named(name: str) -> None:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    system, made = randomise(ureader.build(TINY)), pieces.side_by_side(ROOM)
-    together = system(batch_of(*made.values()))
-    for row, (name, one) in zip(together, made.items(), strict=True):
-        assert close(row[: len(one)], system(batch_of(one))[0]), name
+    assert rows_stand_alone(randomise(ureader.build(TINY)), pieces.side_by_side(ROOM))
 
 
 @torch.no_grad()
