@@ -5,7 +5,7 @@ Everything that needs counting is counted here on the CPU, so that the device ne
 
 # B rows, T tokens, M media items of all rows in reading order, I prepared pictures that they are made of,
 # R selected flat positions (row * T + token)
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +56,14 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.ids_T)
+
+    def items(self) -> Iterator[tuple[Span, slice]]:
+        """Each span in reading order, and which of its kind's prepared pictures (`media`, `digests`) make it."""
+        met: dict[str, int] = {}
+        for span in self.spans:
+            first = met.get(span.kind, 0)
+            met[span.kind] = first + len(span.places)
+            yield span, slice(first, met[span.kind])
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,8 @@ class Item:
 
 def items_of(example: Example) -> tuple[Item, ...]:
     """In reading order; pictures without a digest get one of their pixels."""
-    met: dict[str, int] = {}
     items = []
-    for span in example.spans:
-        first = met.get(span.kind, 0)
-        here = slice(first, first + len(span.places))
-        met[span.kind] = here.stop
+    for span, here in example.items():
         media, digests = example.media.get(span.kind, ())[here], example.digests.get(span.kind, ())[here]
         if not media and not digests:
             raise ValueError(f"{example.name}: {span} has neither pixels nor a digest")

@@ -151,11 +151,7 @@ class Features:
 
 def _items(example: Example) -> Iterator[tuple[tuple[str, ...], Item]]:
     """Items that bring pictures, in reading order, by the keys of these."""
-    met: dict[str, int] = {}
-    for span in example.spans:
-        first = met.get(span.kind, 0)
-        here = slice(first, first + len(span.places))
-        met[span.kind] = here.stop
+    for span, here in example.items():
         pictures = example.media.get(span.kind, ())[here]
         if pictures:
             keys = tuple(_key(span.kind, digest) for digest in example.digests[span.kind][here])
