@@ -136,14 +136,17 @@ class VisualAbstractor(nn.Module):
         self.project = IntoWords(spec.dim, out)
         self.end = nn.Parameter(torch.zeros(1, 1, out))
 
-    def asked(self, features_MPD: Tensor, real_MP: Tensor | None = None) -> Tensor:
+    def asked(
+        self, features_MPD: Tensor, real_MP: Tensor | None = None, *, queries_1QD: Tensor | None = None
+    ) -> Tensor:
         """(M, Q, D): the queries after the last layer.
 
         Args:
             real_MP: bool, features that are not padding; None when all are real.
+            queries_1QD: that ask in place of its own.
         """
         features_MPD = self.join(features_MPD)
-        x_MQD = self.queries.expand(len(features_MPD), -1, -1)
+        x_MQD = (self.queries if queries_1QD is None else queries_1QD).expand(len(features_MPD), -1, -1)
         visible = None
         if real_MP is not None:
             visible = torch.cat([real_MP.new_ones(*x_MQD.shape[:2]), real_MP], 1)[:, None, None]

@@ -121,9 +121,7 @@ class VideoAbstractor(Tiled):
         features_MSD = features_MTPD.flatten(1, 2)
         if frames == 1:
             return spatial(features_MSD)
-        x_MQD = torch.cat([spatial.queries, self.queries], 1).expand(items, -1, -1)
-        for layer in spatial.layers:
-            x_MQD = layer(x_MQD, features_MSD)
+        x_MQD = spatial.asked(features_MSD, queries_1QD=torch.cat([spatial.queries, self.queries], 1))
         where, when = x_MQD.chunk(2, dim=1)
         return torch.cat([spatial.project(where) + self.project(when), spatial.end.expand(items, -1, -1)], 1)
 
