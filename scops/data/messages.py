@@ -18,6 +18,9 @@ KINDS = {
 HOLDERS = ("image_url", "image", "video_url", "video", "file", "url", "path")
 """Where a part holds its medium."""
 FILE = "file://"
+_PICTURE, _VIDEO = "picture is a path, a data URL, bytes or a Pillow picture", "video is a path, a data URL or bytes"
+READ = {"": _PICTURE, "image": _PICTURE, "video": _VIDEO}
+"""By kind, what can be read; "" where the name must say which it is."""
 
 Ask = str | Sample | Sequence[Any]
 """A sentence; parts of one user turn (str is text; Path, bytes or a Pillow picture is a medium); messages; a Sample."""
@@ -97,24 +100,19 @@ def media(source: Any, where: str = "request", kind: str = "") -> tuple[Media, .
             raise ValueError(f"{where}: {source!r} is not fetched; save the file and give its path")
         if not source.startswith("data:"):
             source = Path(source.removeprefix(FILE)).expanduser()
-    if not isinstance(source, Path | bytes | str) and not (hasattr(source, "convert") and kind != "video"):
-        wanted = (
-            "video is a path, a data URL or bytes"
-            if kind == "video"
-            else ("picture is a path, a data URL, bytes or a Pillow picture")
-        )
-        raise ValueError(f"{where}: a {wanted}, not {_shown(source)}")
+    if not isinstance(source, Path | bytes | str) and (kind == "video" or not hasattr(source, "convert")):
+        raise ValueError(f"{where}: a {READ[kind]}, not {_shown(source)}")
     kind = kind or ("video" if is_video(source) else "image")
-    name = (
-        str(source)
-        if isinstance(source, Path)
-        else f"{where}: {'data URL' if isinstance(source, str) else type(source).__name__}"
-    )
+    name = str(source) if isinstance(source, Path) else f"{where}: {_held(source)}"
     if kind == "image" and is_document(source):
         return tuple(
             Media(kind, page, f"{name.partition('#page=')[0]}#page={page.number}") for page in pages(source, where)
         )
     return (Media(kind, source, name),)
+
+
+def _held(source: Any) -> str:
+    return "data URL" if isinstance(source, str) else type(source).__name__
 
 
 def _one_turn(parts: Sequence[Text | Media], name: str) -> Sample:
