@@ -176,6 +176,16 @@ class Always:
 
 
 @dataclass(frozen=True)
+class Each:
+    """Every prepared picture is an item of its own, with nothing between them."""
+
+    slot: Slot
+
+    def __call__(self, cut: Cut) -> tuple[Slot, ...]:
+        return tuple(replace(self.slot, places=(place,)) for place in cut.places)
+
+
+@dataclass(frozen=True)
 class MediaLayout:
     """Pictures.
 

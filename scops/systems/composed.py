@@ -10,7 +10,7 @@ from typing import Any
 from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
 from scops.connectors.abstractor import AbstractorSpec
 from scops.connectors.h_reducer import HReducerSpec
-from scops.core.layout import Cut, Layout, MediaLayout, Slot
+from scops.core.layout import Each, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
 from scops.data.tiling import AnchorFit
 from scops.encoders.vit import VitSpec
@@ -97,16 +97,6 @@ def layout(spec: Spec) -> Layout:
     cut = AnchorFit(eyes.pixels.height, spec.grids) if spec.grids else None
     arrange = Each(Slot("image", 0 if mark else tokens, written=mark))
     return Layout(TEMPLATE, {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
-
-
-@dataclass(frozen=True)
-class Each:
-    """Every prepared picture is an item of its own."""
-
-    slot: Slot
-
-    def __call__(self, cut: Cut) -> tuple[Slot, ...]:
-        return tuple(replace(self.slot, places=(place,)) for place in cut.places)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
 from scops.checkpoints.keymap import KeyMap, same
 from scops.checkpoints.owl_places import places_beside
 from scops.connectors.abstractor import AbstractorSpec, FixedPlaces, VisualAbstractor, tokens_for
-from scops.core.layout import Cut, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Cut, Each, Layout, MediaLayout, Role, Slot, Special, Template, Written
 from scops.core.stage import Lora, Stage
 from scops.data.image import PIXEL_LIMIT
 from scops.encoders.grid_vit import GridVit
@@ -196,19 +196,9 @@ class Squared:
         return Cut((1, 1), (*square, (self.side, self.side)))
 
 
-@dataclass(frozen=True)
-class One:
-    """The picture's tokens and nothing beside them."""
-
-    tokens: int
-
-    def __call__(self, cut: Cut) -> tuple[Slot]:
-        return (Slot("image", self.tokens, cut.places),)
-
-
 def pictures(eyes: Eyes) -> dict[str, MediaLayout]:
     side = eyes.vision.image
-    return {"image": MediaLayout(squares(side), One(tokens_for(eyes.abstractor)), cut=Squared(side))}
+    return {"image": MediaLayout(squares(side), Each(Slot("image", tokens_for(eyes.abstractor))), cut=Squared(side))}
 
 
 def roles(end: str) -> dict[str, Role]:

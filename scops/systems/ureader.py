@@ -14,7 +14,7 @@ from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
 from scops.core.batch import Tiles
-from scops.core.layout import Arranged, Cut, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Each, Layout, MediaLayout, Role, Slot, Special, Template, Written
 from scops.core.stage import Stage
 from scops.data.grids import grids, longest_side
 from scops.data.tiling import AnchorFit
@@ -143,20 +143,10 @@ TEMPLATE = Template(
 )
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """A slot of its own for each piece, with nothing between them."""
-
-    tokens: int
-
-    def __call__(self, cut: Cut) -> tuple[Arranged, ...]:
-        return tuple(Slot("image", self.tokens, (place,)) for place in cut.places)
-
-
 def layout(spec: Spec) -> Layout:
     side = spec.vision.image
     pieces = MediaLayout(
-        squares(side), SideBySide(tokens_for(spec.abstractor)), AnchorFit(side, grids(spec.grids), "first")
+        squares(side), Each(Slot("image", tokens_for(spec.abstractor))), AnchorFit(side, grids(spec.grids), "first")
     )
     return Layout(TEMPLATE, {"image": pieces}, spec.language.context)
 
