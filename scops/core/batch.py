@@ -15,6 +15,8 @@ from torch import Tensor
 
 from scops.core.layout import WHOLE, Place
 
+Extent = tuple[int, int] | None
+
 
 @dataclass(frozen=True)
 class Span:
@@ -23,12 +25,14 @@ class Span:
     Args:
         length: 0 for an item beside the sequence, which begins where its mark does.
         places: of the prepared pictures that make the item.
+        extent: as in Slot.
     """
 
     kind: str
     start: int
     length: int
     places: tuple[Place, ...] = (WHOLE,)
+    extent: Extent = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Example:
         media: by kind, prepared pictures (C, height, width) float32 in reading order.
             Usually one makes an item; spans with several places take as many.
         digests: by kind, a full content digest per prepared picture (pixels and preparation).
+        words: by kind, ids per prepared picture of what the connector reads with it; a kind without words is not named.
         reply: where the last assistant's turn begins; None where the template opens it with words, which may share
             tokens with what stands before them.
     """
@@ -50,6 +55,7 @@ class Example:
     spans: tuple[Span, ...] = ()
     media: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     name: str = ""
     dataset: str = ""
     reply: int | None = None
@@ -58,7 +64,7 @@ class Example:
         return len(self.ids_T)
 
     def items(self) -> Iterator[tuple[Span, slice]]:
-        """Each span in reading order, and which of its kind's prepared pictures (`media`, `digests`) make it."""
+        """Each span in reading order, and which of its kind's prepared pictures (`media`, `digests`, `words`) make it."""
         met: dict[str, int] = {}
         for span in self.spans:
             first = met.get(span.kind, 0)
@@ -82,22 +88,61 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a connector reads with prepared pictures.
+
+    Args:
+        ids_IT: of the connector's own tokenizer, padded on the right.
+        real_IT: bool, which of them are no padding.
+    """
+
+    ids_IT: Tensor
+    real_IT: Tensor
+
+    @classmethod
+    def of(cls, ids: Sequence[np.ndarray], device: torch.device | str = "cpu") -> "Words":
+        most = max(map(len, ids))
+        ids_IT, real_IT = np.zeros((len(ids), most), np.int64), np.zeros((len(ids), most), np.bool_)
+        for row, ids_T in enumerate(ids):
+            ids_IT[row, : len(ids_T)], real_IT[row, : len(ids_T)] = ids_T, True
+        return cls(torch.from_numpy(ids_IT).to(device), torch.from_numpy(real_IT).to(device))
+
+
+@dataclass(frozen=True)
 class Tiles:
     """Which prepared pictures make which item of one kind.
 
     Args:
         count_M: pictures per item, on the host.
         place_I2: row and column of each in its grid, -1 and -1 for one that is no tile.
+        extent_M: of each item, as in Slot, on the host.
+        words: None where the connector reads none.
     """
 
     count_M: tuple[int, ...]
     place_I2: Tensor
+    extent_M: tuple[Extent, ...] = ()
+    words: Words | None = None
 
     @classmethod
-    def of(cls, places: Sequence[Sequence[Place]], device: torch.device | str = "cpu") -> "Tiles":
-        """From the places of each item's pictures."""
+    def of(
+        cls,
+        places: Sequence[Sequence[Place]],
+        device: torch.device | str = "cpu",
+        *,
+        extents: Sequence[Extent] = (),
+        words: Sequence[np.ndarray] = (),
+    ) -> "Tiles":
+        """From the places of each item's pictures.
+
+        Args:
+            extents: of each item; () where all show their whole grids.
+            words: ids for each picture, or none.
+        """
         flat = [place for item in places for place in item]
-        return cls(tuple(map(len, places)), torch.tensor(flat, dtype=torch.long, device=device).view(-1, 2))
+        place_I2 = torch.tensor(flat, dtype=torch.long, device=device).view(-1, 2)
+        told = Words.of(words, device) if len(words) else None
+        return cls(tuple(map(len, places)), place_I2, tuple(extents) or (None,) * len(places), told)
 
 
 @dataclass(frozen=True)
@@ -180,7 +225,7 @@ class Batch:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, Where | Tiles | Targets | Route):
+    if isinstance(value, Where | Tiles | Words | Targets | Route):
         return replace(value, **{name: _moved(getattr(value, name), device) for name in value.__dataclass_fields__})
     if isinstance(value, Mapping):
         return {key: _moved(item, device) for key, item in value.items()}

@@ -35,6 +35,11 @@ WHOLE: Place = (-1, -1)
 
 
 @dataclass(frozen=True)
+class TurnText:
+    """In place of words: the text of the turn that the item stands in."""
+
+
+@dataclass(frozen=True)
 class Slot:
     """Room for what the connector makes of one item.
 
@@ -44,14 +49,20 @@ class Slot:
         places: of the prepared pictures that make the item, in their order.
         written: marks the place of an item beside the sequence. It is encoded alone, and its ids stay in the text; the
             item begins at the first of them.
+        extent: (rows, columns) of features that show the picture, in the middle of the grid of its tiles; None for all.
+        words: what the connector reads with each of the pictures, by the tokenizer of its own; () for nothing.
     """
 
     kind: str
     tokens: int
     places: tuple[Place, ...] = (WHOLE,)
     written: str = ""
+    extent: tuple[int, int] | None = None
+    words: tuple[str, ...] | TurnText = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.words, tuple) and len(self.words) not in (0, len(self.places)):
+            raise ValueError(f"a slot of {len(self.places)} pictures has words for {len(self.words)} of them: {self}")
         if self.written and self.tokens:
             raise ValueError(f"a slot has tokens in the sequence or words that mark its place, not both: {self}")
 
@@ -85,11 +96,13 @@ class Segment:
     Args:
         learn: whether its tokens are targets.
         opens: whether it is the first of an assistant's turn.
+        said: of media, the text of the turn that they stand in.
     """
 
     piece: Special | Written | Text | Media
     learn: bool = False
     opens: bool = False
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,12 +155,14 @@ class Cut:
             grid, on black. Without steps it is not cut: one picture, fitted as its `Pixels` say.
         whole: where the whole picture stands, stretched to one tile: "first", "last", or "" for nowhere.
         whole_after: how many of the steps the whole picture has gone through.
+        size: (height, width) of the original, where what stands for it depends on that; else (0, 0).
     """
 
     grid: tuple[int, int]
     steps: tuple[tuple[int, int], ...]
     whole: str = ""
     whole_after: int = 0
+    size: tuple[int, int] = (0, 0)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -171,7 +186,7 @@ class Always:
 
     pieces: tuple[Arranged, ...]
 
-    def __call__(self, made_of: Cut | int) -> tuple[Arranged, ...]:
+    def __call__(self, made_of: Cut | Sequence[float]) -> tuple[Arranged, ...]:
         return self.pieces
 
 
@@ -244,18 +259,19 @@ class ClipLayout:
 
     Args:
         pixels: how each chosen frame is prepared.
-        arrange: number of chosen frames -> what stands in the prompt; the places of its slots together are as many.
+        arrange: when the chosen frames are shown, in seconds -> what stands in the prompt; the places of its slots
+            together are as many.
         frames: (frames, frames a second) of the original -> numbers of those that are looked at.
     """
 
     pixels: Pixels
-    arrange: Callable[[int], Sequence[Arranged]]
+    arrange: Callable[[Sequence[float]], Sequence[Arranged]]
     frames: Callable[[int, float], Sequence[int]] = PerSecond()
 
     @property
     def tokens(self) -> int:
         """In the sequence, of a clip of which one frame is looked at."""
-        return tokens_of(self.arrange(1))
+        return tokens_of(self.arrange((0.0,)))
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 # B rows, T tokens, D width, V vocabulary, M media items, Q tokens per item
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,8 +21,8 @@ class Decoder(Protocol):
         """By kind, the encoder's features (M, P, D); frozen encoders let these be kept instead of pixels."""
         ...
 
-    def connect(self, batch: Batch) -> dict[str, Tensor]:
-        """By kind, media as tokens of the language model (M, Q, D)."""
+    def connect(self, batch: Batch) -> dict[str, Any]:
+        """By kind, media as tokens of the language model (M, Q, D), or (Q, D) of each where items differ in length."""
         ...
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def _collate(rows: list[list[Example]], pad_id: int, multiple: int) -> Batch:
         where={kind: _where(placed, kind, width) for kind in kinds},
         route=_route(media_BT.ravel()),
         targets=_targets(ids_BT, learn_BT),
-        tiles={kind: Tiles.of([span.places for span in _spans(placed, kind)]) for kind in kinds},
+        tiles={kind: _tiles(placed, kind) for kind in kinds},
         media={kind: stack for kind in kinds if (stack := _stacked(placed, kind)) is not None},
         digests={kind: _digests(placed, kind) for kind in kinds},
         names=tuple(example.name for _, _, example in placed),
@@ -123,17 +123,30 @@ def _check(example: Example) -> None:
         end = span.start + span.length
         if example.learn_T[span.start : end].any():
             raise ValueError(f"{name}: tokens of {span} are marked to be learnt")
-    for kind in {span.kind for span in example.spans} | set(example.media) | set(example.digests):
+    for kind in {span.kind for span in example.spans} | set(example.media) | set(example.digests) | set(example.words):
         pictures = sum(len(span.places) for span in example.spans if span.kind == kind)
         media, digests = len(example.media.get(kind, ())), len(example.digests.get(kind, ()))
-        if media not in (0, pictures) or digests not in (0, pictures):
+        words = len(example.words.get(kind, ()))
+        if {media, digests, words} - {0, pictures}:
             raise ValueError(
-                f"{name}: spans of {pictures} pictures of {kind!r}, but {media} prepared ones and {digests} digests"
+                f"{name}: spans of {pictures} pictures of {kind!r}, but {media} prepared ones, {digests} digests, "
+                f"and words for {words}"
             )
 
 
 def _spans(placed: list[Placed], kind: str) -> list[Span]:
     return [span for _, _, example in placed for span in example.spans if span.kind == kind]
+
+
+def _tiles(placed: list[Placed], kind: str) -> Tiles:
+    spans = _spans(placed, kind)
+    words = [ids_T for _, _, example in placed for ids_T in example.words.get(kind, ())]
+    pictures = sum(len(span.places) for span in spans)
+    if len(words) not in (0, pictures):
+        raise ValueError(
+            f"{len(words)} of {pictures} pictures of {kind!r} come with words; a batch needs them of all or of none"
+        )
+    return Tiles.of([span.places for span in spans], extents=[span.extent for span in spans], words=words)
 
 
 def _where(placed: list[Placed], kind: str, width: int) -> Where:

@@ -44,15 +44,18 @@ class Frames:
 
     Args:
         numbers: of the frames, chosen before anything is decoded.
+        fps: of the video.
     """
 
     source: Stored
     name: str
     layout: ClipLayout
     numbers: tuple[int, ...]
+    fps: float
 
     def pieces(self) -> Sequence[Arranged]:
-        return checked(self.layout.arrange(len(self.numbers)), (WHOLE,) * len(self.numbers), self.name)
+        times = tuple(number / self.fps for number in self.numbers)
+        return checked(self.layout.arrange(times), (WHOLE,) * len(times), self.name)
 
     def digests(self) -> tuple[str, ...]:
         return video.digests(self.source, self.numbers, self.layout.pixels, self.name)
@@ -80,7 +83,7 @@ def item_of(media: Media, sample: Sample, layout: MediaLayout | ClipLayout) -> I
         numbers = tuple(layout.frames(found.count, found.fps))
         if not numbers or any(not 0 <= number < found.count for number in numbers):
             raise ValueError(f"{name}: of {found.count} frames the layout chose {numbers}")
-        return Frames(media.source, name, layout, numbers)
+        return Frames(media.source, name, layout, numbers, found.fps)
     height, width = measure(media.source, name)
     alone = sum(other.kind == media.kind for other in sample.media) == 1
     return Picture(media.source, name, layout, layout.cut_of(height, width, alone=alone))

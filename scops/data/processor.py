@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from scops.core.batch import Example, Span
-from scops.core.layout import Layout, Numbered, Piece, Slot, Special, Written
+from scops.core.layout import Layout, Numbered, Piece, Slot, Special, TurnText, Written
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.errors import MediaError, NothingToLearn, TooLong
@@ -113,8 +113,12 @@ class Processor:
             pieces = item.pieces()
             items.append((next(piece.kind for piece in pieces if isinstance(piece, Slot)), item))
             for piece in pieces:
-                named = Written(piece.text.format(met[whole.kind])) if isinstance(piece, Numbered) else piece
-                pen.write(named, segment.learn, opens=segment.opens)
+                if isinstance(piece, Numbered):
+                    pen.write(Written(piece.text.format(met[whole.kind])), segment.learn)
+                elif isinstance(piece, Slot) and isinstance(piece.words, TurnText):
+                    pen.write(replace(piece, words=(segment.said,) * len(piece.places)), segment.learn)
+                else:
+                    pen.write(piece, segment.learn)
         return pen.example(sample), items
 
     def _item(self, media: Media, sample: Sample) -> Item:
@@ -133,6 +137,7 @@ class _Pen:
     ids: list[int] = field(default_factory=list)
     learn: list[bool] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    words: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     waiting: str = ""
     waiting_learn: bool = False
     reply: int | None = None
@@ -149,7 +154,11 @@ class _Pen:
         if isinstance(piece, Special):
             self._put([self.tokenizer.id_of(piece.token)], learn)
         else:
-            self.spans.append(Span(piece.kind, len(self.ids), piece.tokens, piece.places))
+            self.spans.append(Span(piece.kind, len(self.ids), piece.tokens, piece.places, piece.extent))
+            assert isinstance(piece.words, tuple)
+            if piece.words:
+                told = tuple(self.tokenizer.encode_beside(text) for text in piece.words)
+                self.words[piece.kind] = (*self.words.get(piece.kind, ()), *told)
             self._put(self.tokenizer.encode_text(piece.written) or [PLACEHOLDER] * piece.tokens, False)
 
     def example(self, sample: Sample) -> Example:
@@ -158,6 +167,7 @@ class _Pen:
             np.array(self.ids, np.int64),
             np.array(self.learn, np.bool_),
             tuple(self.spans),
+            words=self.words,
             name=sample.name,
             dataset=sample.dataset,
             reply=self.reply,

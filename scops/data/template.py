@@ -68,9 +68,13 @@ def _turn(role: Role, turn: Turn) -> Iterator[Segment]:
             raise ValueError(f"a learnt turn is text only, but part {number} is {part.kind} {part.name!r}")
         if number and (isinstance(part, Media) or isinstance(turn.parts[number - 1], Media)):
             yield from _plain(role.between)
-        yield Segment(part, turn.learn)
+        yield Segment(part, turn.learn, said="" if isinstance(part, Text) else _said(turn))
     yield from (Segment(piece, turn.learn) for piece in role.after)
     yield from _plain(role.rest)
+
+
+def _said(turn: Turn) -> str:
+    return "\n".join(part.text for part in turn.parts if isinstance(part, Text))
 
 
 def _plain(pieces: Sequence[Piece]) -> Iterator[Segment]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer as Backend
 
 from scops.checkpoints.write import save_json, save_text
@@ -14,6 +15,8 @@ from scops.data import tiktoken
 from scops.data.sentencepiece import build, read_model
 
 ROLES = ("bos", "eos", "pad")
+BESIDE = "qformer_tokenizer"
+"""The folder in a model's folder that holds the tokenizer of its connector, as transformers names it."""
 MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 INCOMPLETE = "\ufffd"
 
@@ -23,6 +26,8 @@ class Tokenizer:
 
     Args:
         bos, eos, pad: spellings of special tokens; None where the model has none.
+    Attributes:
+        beside: the tokenizer of a connector that reads words of its own; None where it reads none.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
+        self.beside: Tokenizer | None = None
         self.added = {token.content: at for at, token in backend.get_added_tokens_decoder().items()}
         self.specials = {t.content: at for at, t in backend.get_added_tokens_decoder().items() if t.special}
         self.tokens = {"bos": bos, "eos": eos, "pad": pad}
@@ -55,8 +61,17 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """tokenizer.json, or a SentencePiece model, or Qwen's ranks; bos, eos, pad from tokenizer_config.json or the model."""
-        folder = Path(folder)
+        """tokenizer.json, or a SentencePiece model, or Qwen's ranks; bos, eos, pad from tokenizer_config.json or the model.
+
+        A connector's own lies in a folder beside it.
+        """
+        made = cls._from_folder(Path(folder))
+        if (Path(folder) / BESIDE).is_dir():
+            made.beside = cls._from_folder(Path(folder) / BESIDE)
+        return made
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> "Tokenizer":
         named = _roles(folder)
         if (folder / "tokenizer.json").is_file():
             return cls.from_file(folder / "tokenizer.json", **named)
@@ -73,6 +88,21 @@ class Tokenizer:
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words."""
         return self._text.encode(text, add_special_tokens=False).ids
+
+    def encode_beside(self, text: str) -> np.ndarray:
+        """Ids of what the connector reads, as its own tokenizer begins and ends a text.
+
+        Raises:
+            ValueError: the connector's tokenizer is missing.
+        """
+        if self.beside is None:
+            raise ValueError(
+                f"the connector reads words of its own, but there is no tokenizer for them: the model's folder needs "
+                f"{BESIDE}/tokenizer.json"
+            )
+        around = self.beside.bos_id, self.beside.eos_id
+        ids = [around[0], *self.beside.encode_text(text), around[1]]
+        return np.array([one for one in ids if one is not None], np.int64)
 
     def id_of(self, token: str) -> int:
         """The id of exactly one special or added token, by its spelling."""
@@ -111,6 +141,9 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """tokenizer.json and tokenizer_config.json, as transformers reads them."""
         folder = Path(folder)
+        if self.beside is not None:
+            (folder / BESIDE).mkdir(parents=True, exist_ok=True)
+            self.beside.save(folder / BESIDE)
         save_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         roles = {f"{role}_token": token for role, token in self.tokens.items() if token is not None}
         # decoding gives back what was encoded, without tidying spaces before punctuation

@@ -15,7 +15,7 @@ from scops.checkpoints.keymap import KeyMap, unchanged
 from scops.checkpoints.read import open_weights
 from scops.checkpoints.reader import MappedReader, Reader
 from scops.checkpoints.write import save_tensors
-from scops.core.batch import Example, Span
+from scops.core.batch import Example, Span, Words
 from scops.core.names import nearest
 from scops.core.system import Decoder
 from scops.data.collate import pad
@@ -136,6 +136,10 @@ def write_golden(folder: str | Path, system: Decoder, examples: Sequence[Example
             spans = [span for span in example.spans if span.kind == kind]
             inputs[f"{at}.spans.{kind}"] = torch.tensor([(span.start, span.length, len(span.places)) for span in spans])
             inputs[f"{at}.places.{kind}"] = torch.tensor([place for span in spans for place in span.places])
+            inputs[f"{at}.extents.{kind}"] = torch.tensor([span.extent or (-1, -1) for span in spans])
+            if kind in example.words:
+                told = Words.of(example.words[kind])
+                inputs[f"{at}.words.{kind}"] = told.ids_IT.masked_fill(~told.real_IT, -1)
             inputs[f"{at}.media.{kind}"] = torch.from_numpy(np.stack(items))
     save_tensors(Path(folder) / INPUTS, inputs)
     save_tensors(Path(folder) / OUTPUTS, {f"{at}.logits": x for at, x in enumerate(_outputs(system, examples))})
@@ -172,16 +176,19 @@ def _outputs(system: Decoder, examples: Sequence[Example]) -> list[Tensor]:
 
 def _example(inputs: Reader, at: int) -> Example:
     ids_T = inputs[f"{at}.ids"].numpy()
-    spans, media = [], {}
+    spans, media, words = [], {}, {}
     for name in inputs.names():
         if name.startswith(f"{at}.spans."):
             kind = name.split(".", 2)[2]
             places = iter(inputs[f"{at}.places.{kind}"].tolist())
-            for start, length, pictures in inputs[name].tolist():
-                spans.append(
-                    Span(kind, start, length, tuple((row, column) for row, column in islice(places, pictures)))
-                )
+            extents = inputs[f"{at}.extents.{kind}"].tolist()
+            for (start, length, pictures), extent in zip(inputs[name].tolist(), extents, strict=True):
+                here = tuple((row, column) for row, column in islice(places, pictures))
+                spans.append(Span(kind, start, length, here, None if extent == [-1, -1] else tuple(extent)))
+            if f"{at}.words.{kind}" in inputs.names():
+                rows = inputs[f"{at}.words.{kind}"].numpy()
+                words[kind] = tuple(ids_T[ids_T >= 0] for ids_T in rows)
             media[kind] = tuple(inputs[f"{at}.media.{kind}"].numpy())
     ordered = tuple(sorted(spans, key=lambda span: span.start))
     reply = int(inputs[f"{at}.reply"]) if f"{at}.reply" in inputs.names() else None
-    return Example(ids_T, np.zeros(len(ids_T), np.bool_), ordered, media, reply=reply)
+    return Example(ids_T, np.zeros(len(ids_T), np.bool_), ordered, media, words=words, reply=reply)

@@ -29,8 +29,9 @@ class Beside:
         self.memory = memory
 
     def place(
-        self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context, documents: Starts
+        self, x_BTD: Tensor, tokens_MQD: Tensor | Sequence[Tensor], where: Where, ctx: Context, documents: Starts
     ) -> tuple[Tensor, Context]:
+        assert isinstance(tokens_MQD, Tensor), "items beside the sequence are of one length"
         made, marked = len(tokens_MQD), len(where.row_M)
         if made != marked:
             raise ValueError(f"the text marks the places of {marked} items of {self.memory!r}, but there are {made}")

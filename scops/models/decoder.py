@@ -2,7 +2,7 @@
 
 # B rows, T tokens, M media items of all rows, I prepared pictures, P features per picture, Q tokens per item, D width,
 # V vocabulary
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -26,6 +26,9 @@ from scops.nn.tiled import run_tiled
 from scops.ops.attention import realise
 from scops.ops.masks import Causal, Documents, Mask, Real, Window
 
+Tokens = Tensor | Sequence[Tensor]
+"""What a connector makes: (M, Q, D), or (Q, D) of each item where items differ in length."""
+
 
 class Placement(Protocol):
     """Where a modality's tokens go: into the sequence, or beside it.
@@ -37,7 +40,7 @@ class Placement(Protocol):
     memory: str
 
     def place(
-        self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context, documents: Starts
+        self, x_BTD: Tensor, tokens_MQD: Tokens, where: Where, ctx: Context, documents: Starts
     ) -> tuple[Tensor, Context]: ...
 
 
@@ -47,16 +50,16 @@ class Inline:
     memory = ""
 
     def place(
-        self, x_BTD: Tensor, tokens_MQD: Tensor, where: Where, ctx: Context, documents: Starts
+        self, x_BTD: Tensor, tokens_MQD: Tokens, where: Where, ctx: Context, documents: Starts
     ) -> tuple[Tensor, Context]:
-        made = tokens_MQD.shape[0] * tokens_MQD.shape[1]
-        if made != len(where.index_R):
+        tokens_RD = tokens_MQD.flatten(0, 1) if isinstance(tokens_MQD, Tensor) else torch.cat([*tokens_MQD])
+        if len(tokens_RD) != len(where.index_R):
+            made = " + ".join(str(len(tokens_QD)) for tokens_QD in tokens_MQD)
             raise ValueError(
                 f"the text has room for {len(where.index_R)} media tokens ({len(where.row_M)} items), but the "
-                f"connector made {tokens_MQD.shape[0]} x {tokens_MQD.shape[1]} = {made}; "
-                "the layout and the connector disagree on tokens per item"
+                f"connector made {made} = {len(tokens_RD)}; the layout and the connector disagree on tokens per item"
             )
-        flat = x_BTD.flatten(0, 1).index_copy(0, where.index_R, tokens_MQD.flatten(0, 1).to(x_BTD.dtype))
+        flat = x_BTD.flatten(0, 1).index_copy(0, where.index_R, tokens_RD.to(x_BTD.dtype))
         return flat.unflatten(0, x_BTD.shape[:2]), ctx
 
 
@@ -94,8 +97,8 @@ class MultimodalDecoder(nn.Module):
         """By kind (I, P, D): features that the batch brings, or what the encoder makes of its pictures."""
         return encoded(self, batch)
 
-    def connect(self, batch: Batch) -> dict[str, Tensor]:
-        """By kind (M, Q, D); what the batch brings connected already, perhaps of half an item, as if of one item."""
+    def connect(self, batch: Batch) -> dict[str, Any]:
+        """By kind Tokens; what the batch brings connected already, perhaps of half an item, as if of one item."""
         made = connected(self, batch)
         return made | {kind: tokens_RD[None] for kind, tokens_RD in batch.connected.items()}
 
@@ -206,8 +209,8 @@ def encoded(system: Seeing, batch: Batch) -> dict[str, Tensor]:
     return made | dict(batch.features)
 
 
-def connected(system: Seeing, batch: Batch) -> dict[str, Tensor]:
-    """By kind (M, Q, D): what the connector makes of them."""
+def connected(system: Seeing, batch: Batch) -> dict[str, Any]:
+    """By kind Tokens: what the connector makes of them."""
     return {
         kind: run_tiled(system.input(kind).connector, f_IPD, _tiles(batch, kind, f_IPD))
         for kind, f_IPD in encoded(system, batch).items()

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scops.core.batch import Batch, Example, Tiles
+from scops.core.batch import Batch, Example, Extent, Tiles
 from scops.core.layout import WHOLE, Place
 
+PLAIN = ((WHOLE,), None, ())
+"""Places, extent and words of an item that is one whole picture."""
 GROUP = 4
 """Pictures encoded at once: more gain nothing on a CPU and need more memory."""
 
@@ -25,6 +27,7 @@ class Item:
         digest: of its content and preparation, in full.
         pixels: (I, C, height, width); None when the example came without.
         places: of its pictures.
+        extent: as in Slot; words: as in Example.
     """
 
     kind: str
@@ -33,6 +36,8 @@ class Item:
     length: int
     pixels: np.ndarray | None
     places: tuple[Place, ...] = (WHOLE,)
+    extent: Extent = None
+    words: tuple[np.ndarray, ...] = ()
 
     @property
     def end(self) -> int:
@@ -46,21 +51,17 @@ def items_of(example: Example) -> tuple[Item, ...]:
         media, digests = example.media.get(span.kind, ())[here], example.digests.get(span.kind, ())[here]
         if not media and not digests:
             raise ValueError(f"{example.name}: {span} has neither pixels nor a digest")
-        pixels = np.stack(media) if media else None
-        digest = _joined(digests or [_digest(picture) for picture in media], span.places)
-        items.append(Item(span.kind, digest, span.start, span.length, pixels, span.places))
+        pixels, words = np.stack(media) if media else None, example.words.get(span.kind, ())[here]
+        found = digests or [_digest(picture) for picture in media]
+        told = span.places, span.extent, tuple(ids_T.tobytes() for ids_T in words)
+        digest = found[0] if told == PLAIN else hashlib.sha256(repr((tuple(found), told)).encode()).hexdigest()
+        items.append(Item(span.kind, digest, span.start, span.length, pixels, span.places, span.extent, words))
     return tuple(items)
 
 
 def _digest(pixels: np.ndarray) -> str:
     head = repr((pixels.dtype.str, pixels.shape)).encode()
     return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
-def _joined(digests: Sequence[str], places: tuple[Place, ...]) -> str:
-    if places == (WHOLE,):
-        return digests[0]
-    return hashlib.sha256(repr((tuple(digests), places)).encode()).hexdigest()
 
 
 Kept = tuple[Tensor, ...]
@@ -105,7 +106,10 @@ class Encoded:
 
     def _made(self, kind: str, items: Sequence[tuple[Item, np.ndarray]], like: Tensor) -> list[Kept]:
         pixels_ICHW = torch.from_numpy(np.concatenate([pixels for _, pixels in items])).to(like)
-        tiles = Tiles.of([item.places for item, _ in items], like.device)
+        tiles = Tiles.of(
+            [item.places for item, _ in items], like.device, extents=[item.extent for item, _ in items],
+            words=[ids_T for item, _ in items for ids_T in item.words],
+        )  # fmt: skip
         nothing_11 = torch.zeros(1, 1, dtype=torch.long, device=like.device)
         batch = Batch(nothing_11, nothing_11, (1,), ((0,),), tiles={kind: tiles}, media={kind: pixels_ICHW})
         return [tuple(x.clone() for x in made) for made in self.make(batch)[kind]]  # of its own, to be let go alone

@@ -2,6 +2,7 @@
 
 # M items, I pictures of all of them, T pictures of one
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ class Tiled(nn.Module):
     """A module whose forward takes (x, tiles): x by prepared picture (I, ...). Plain encoders and connectors take x alone."""
 
 
-def run_tiled(module: nn.Module, x: Tensor, tiles: Tiles) -> Tensor:
+def run_tiled(module: nn.Module, x: Tensor, tiles: Tiles) -> Any:
+    """A tensor by item or prepared picture; of a connector whose items differ in length, a tensor (Q, D) of each."""
     return module(x, tiles) if isinstance(module, Tiled) else module(x)
 
 

@@ -3,6 +3,7 @@
 Source: the published processor of mPLUG/mPLUG-Owl3-7B-240728 and the model card of -241101.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scops.core.layout import WHOLE, Cut, Piece, Role, Slot, Special, Template, Written
@@ -63,9 +64,9 @@ class Wording:
             pieces += [Written(self.whole), mark()]
         return (*pieces, Written(self.closing))
 
-    def of_clip(self, frames: int) -> tuple[Piece | Slot, ...]:
+    def of_clip(self, times: Sequence[float]) -> tuple[Piece | Slot, ...]:
         before, after = self.clip
-        return (Written(before), *(mark(),) * frames, Written(after))
+        return (Written(before), *(mark(),) * len(times), Written(after))
 
 
 _V1, _TILE, _FRAMES = (

@@ -4,7 +4,7 @@ An item is a picture or the frames of a clip; a picture passes the same weights 
 """
 
 # M items, T frames of an item, P features per frame (class token first), Q tokens per item, I frames of all items, D width
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,8 +202,8 @@ class Clip:
 
     tokens: int
 
-    def __call__(self, count: int) -> tuple[Slot]:
-        return (Slot("image", self.tokens, (WHOLE,) * count),)
+    def __call__(self, times: Sequence[float]) -> tuple[Slot]:
+        return (Slot("image", self.tokens, (WHOLE,) * len(times)),)
 
 
 def layout(spec: Spec) -> Layout:

@@ -63,7 +63,7 @@ def test_videos_are_counted_and_damage_between_their_headers_is_found(tmp_path: 
     path = tmp_path / "train.jsonl"
     rows = [{"video": f"{name}.mp4", "question": "Hm?", "answer": "An owl"} for name in ("a", "cut", "gone")]
     path.write_text("\n".join(map(json.dumps, rows)))
-    clip = ClipLayout(PIXELS, lambda count: (Slot("image", 5, (WHOLE,) * count),))
+    clip = ClipLayout(PIXELS, lambda times: (Slot("image", 5, (WHOLE,) * len(times)),))
     report = check(open_dataset(path), Processor(Layout(CHATML, {"video": clip}, 60), chatml()))
     assert (report.videos, report.images, report.drops) == (3, 0, {"MediaError": 2})
     assert [message.split(" video")[0] for message in report.examples["MediaError"]] == [

@@ -167,7 +167,7 @@ def test_random_damage_gives_frames_or_a_media_error(seed: int, tmp_path: Path) 
 
 
 def processor(frames: object, **options: object) -> Processor:
-    slot = lambda count: (Slot("image", 3, (WHOLE,) * count),)
+    slot = lambda times: (Slot("image", 3, (WHOLE,) * len(times)),)
     media = {"image": MediaLayout(PIXELS, lambda cut: (Slot("image", 3),)), "video": ClipLayout(PIXELS, slot, frames)}
     return Processor(Layout(TEMPLATE, media, 200), tokenizer(), **options)
 
@@ -195,7 +195,7 @@ def test_a_clip_is_one_item_of_its_frames_beside_pictures(tmp_path: Path) -> Non
 def test_promised_tokens_and_frames_are_made(count: int, fps: int, tmp_path: Path) -> None:
     """One frame a second, and an item for each."""
     film(tmp_path / "a.mp4", count, fps=fps)
-    each = ClipLayout(PIXELS, lambda frames: (Slot("image", 2),) * frames, PerSecond(most=6))
+    each = ClipLayout(PIXELS, lambda times: (Slot("image", 2),) * len(times), PerSecond(most=6))
     writer = Processor(Layout(TEMPLATE, {"video": each}, 200), tokenizer())
     sample = asked(Media("video", tmp_path / "a.mp4"))
     outline, made = writer.outline(sample, reply=True), writer(sample, reply=True)
@@ -239,5 +239,5 @@ def test_a_system_of_pictures_refuses_videos_and_a_bad_policy_is_told(tmp_path: 
         processor(Evenly(3))(asked(Media("video", tmp_path / "none.mp4")), reply=True)
 
 
-def test_a_clip_of_one_item_is_arranged_by_its_number_of_frames() -> None:
-    assert Clip(65)(3) == (Slot("image", 65, (WHOLE,) * 3),)
+def test_a_clip_of_one_item_has_a_place_for_each_of_its_frames() -> None:
+    assert Clip(65)((0.0, 0.5, 1.0)) == (Slot("image", 65, (WHOLE,) * 3),)

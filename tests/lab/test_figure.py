@@ -121,7 +121,7 @@ CUT = Layout(
     TEMPLATE,
     {
         "image": MediaLayout(PIXELS, tiles, cut),
-        "video": ClipLayout(PIXELS, lambda count: [Slot("video", 7, ((-1, -1),) * count)]),
+        "video": ClipLayout(PIXELS, lambda times: [Slot("video", 7, ((-1, -1),) * len(times))]),
     },
 )
 TOGETHER = MultimodalDecoder(language(*(hyper() if at % 4 == 0 else plain() for at in range(9))), **media(Beside()))

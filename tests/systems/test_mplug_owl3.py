@@ -283,8 +283,10 @@ def test_the_newer_release_writes_as_its_model_card_says() -> None:
     wording = mplug_owl3.WORDINGS["v3_global"]
     card = "<|start_cut|>2*3\n<|image|> <|image|> <|image|>\n<|image|> <|image|> <|image|>\n<|image|><|end_cut|>"
     assert shown(wording.of_picture(Cut((2, 3), ((756, 1134),), "last"))) == card
-    assert shown(wording.of_clip(3)) == "<|start_video_frame|><|image|><|image|><|image|><|end_video_frame|>"
-    assert shown(mplug_owl3.WORDINGS["v2_global"].of_clip(2)) == "<|image|><|image|>"
+    assert (
+        shown(wording.of_clip((0.0, 1.0, 2.0))) == "<|start_video_frame|><|image|><|image|><|image|><|end_video_frame|>"
+    )
+    assert shown(mplug_owl3.WORDINGS["v2_global"].of_clip((0.0, 1.0))) == "<|image|><|image|>"
 
 
 @pytest.mark.parametrize("release", ["240728", "241101"])
@@ -335,4 +337,4 @@ def test_a_video_is_a_picture_per_frame_and_the_ids_of_marks_stay() -> None:
     assert clip.frames(90, 30.0) == (0, 30, 60)
     assert len(clip.frames(30 * 100, 30.0)) == 16
     assert clip.frames(30 * 32, 30.0) == tuple(30 * int(i * 2 + 1) for i in range(16))
-    assert clip.arrange(3)[1:-1] == (Slot("image", 0, (WHOLE,), written="<|image|>"),) * 3
+    assert clip.arrange((0.0, 1.0, 2.0))[1:-1] == (Slot("image", 0, (WHOLE,), written="<|image|>"),) * 3

@@ -148,7 +148,7 @@ def test_frames_are_chosen_as_published(count: int) -> None:
 
 def test_pictures_and_clips_take_as_many_tokens_of_one_input() -> None:
     media = mplug_owl_video.layout(FULL).media
-    assert media["video"].arrange(4) == (Slot("image", 65, (WHOLE,) * 4),)
+    assert media["video"].arrange((0.0, 1.0, 2.0, 3.0)) == (Slot("image", 65, (WHOLE,) * 4),)
     assert media["image"].tokens == media["video"].tokens == 65
 
 

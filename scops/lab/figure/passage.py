@@ -4,7 +4,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -13,6 +15,9 @@ from scops.core.batch import Tiles
 from scops.lab.figure.modules import Turns
 from scops.lab.figure.source import Shown, plainest
 from scops.nn.tiled import Tiled
+
+SOME = np.zeros(8, np.int64)
+"""Words that a connector may read with a picture."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,16 @@ def passage(encoder: nn.Module, connector: nn.Module, examples: Sequence[Shown])
     pixels, slots = examples[0].media.pixels, plainest(examples[0].media)
     order: dict[int, Turns] = {}
     with torch.device("meta"), torch.no_grad(), _watched(encoder, order), _watched(connector, order):
-        tiles = Tiles.of([slot.places for slot in slots], "meta")
+        words = [SOME for slot in slots if slot.words for _ in slot.places]
+        tiles = Tiles.of([s.places for s in slots], "meta", extents=[s.extent for s in slots], words=words)
         x_ICHW = torch.zeros(sum(tiles.count_M), 3, pixels.height, pixels.width)
         features_IPD = _shaped(encoder, x_ICHW, tiles)
-        tokens_MQD = _shaped(connector, features_IPD, tiles)
+        made = _shaped(connector, features_IPD, tiles)
+        tokens_MQD = made if isinstance(made, Tensor) else made[0][None]
     return Passage((_counts(features_IPD), _counts(tokens_MQD)), order)
 
 
-def _shaped(module: nn.Module, x: Tensor, tiles: Tiles) -> Tensor:
+def _shaped(module: nn.Module, x: Tensor, tiles: Tiles) -> Any:
     """What the module would make of x, wherever its own numbers are."""
     own = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     return functional_call(module, own, (x, tiles) if isinstance(module, Tiled) else (x,))

@@ -7,7 +7,7 @@ from scops.core.layout import UNCUT, ClipLayout, Cut, Layout, MediaLayout, Slot
 from scops.lab.figure.boxes import LINE, MEDIA_LANE, NOTE, TEXT_LANE, Cells, Plate
 from scops.lab.figure.svg import Page
 
-PAGE_SIZE, CLIP = (1100, 850), 8
+PAGE_SIZE, CLIP = (1100, 850), tuple(map(float, range(8)))
 """Height and width of the picture that shows how one is cut (a page of letter paper); frames of the clip that is shown."""
 SKY, HILL, SUN = "#d6ebf5", "#8fbfa3", "#f3c969"
 
@@ -18,7 +18,7 @@ class Shown:
 
     Args:
         kind: as people call it.
-        cut: of a picture; None for a clip of CLIP frames.
+        cut: of a picture; None for a clip of frames at the times CLIP.
         slots: what the example takes in the prompt.
     """
 
@@ -37,7 +37,7 @@ class Shown:
         pixels = self.media.pixels
         size = f"{pixels.width} × {pixels.height}"
         if self.cut is None:
-            made = [f"{self.kind}: {CLIP} frames", f"of {size}"]
+            made = [f"{self.kind}: {len(CLIP)} frames", f"of {size}"]
         elif self.cut.grid == (1, 1) and not self.cut.whole:
             made = [f"{self.kind} {size}"]
         else:
