@@ -230,3 +230,19 @@ class Then(Op):
 
     def save(self, tensors: list[Tensor]) -> list[Tensor]:
         return self.first.save(self.second.save(tensors))
+
+
+@dataclass(frozen=True)
+class WithoutKeyBias(Op):
+    """A fused bias of queries, keys and values whose middle third is zero (EVA); ours has none there.
+
+    Whatever stands in it adds the same to all scores of a query, which a softmax does not see.
+    """
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        q, _, v = Split(3).load(tensors)
+        return [q, v]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        q, v = tensors
+        return [torch.cat([q, torch.zeros_like(q), v])]

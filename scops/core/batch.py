@@ -45,9 +45,9 @@ class Example:
         media: by kind, prepared pictures (C, height, width) float32 in reading order.
             Usually one makes an item; spans with several places take as many.
         digests: by kind, a full content digest per prepared picture (pixels and preparation).
-        words: by kind, ids per prepared picture of what the connector reads with it; a kind without words is not named.
         reply: where the last assistant's turn begins; None where the template opens it with words, which may share
             tokens with what stands before them.
+        words: by kind, ids per prepared picture of what the connector reads with it; a kind without words is not named.
     """
 
     ids_T: np.ndarray
@@ -55,10 +55,10 @@ class Example:
     spans: tuple[Span, ...] = ()
     media: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     digests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    words: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     name: str = ""
     dataset: str = ""
     reply: int | None = None
+    words: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids_T)
