@@ -122,6 +122,14 @@ class Tokenizer:
         """One more than the highest id."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def with_specials(self, tokens: Sequence[str]) -> "Tokenizer":
+        """The same with special tokens added behind its vocabulary, in this order."""
+        backend = Backend.from_str(self.backend.to_str())
+        backend.add_special_tokens(list(tokens))
+        made = Tokenizer(backend, **self.tokens)
+        made.beside = self.beside
+        return made
+
     @property
     def bos_id(self) -> int | None:
         return self._role("bos")

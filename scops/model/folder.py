@@ -54,6 +54,10 @@ def read_config(folder: Path) -> Config:
     """
     path = folder / CONFIG
     if not path.is_file():
+        if (folder / "parts.json").is_file():
+            raise ValueError(
+                f"{folder} names parts that lie elsewhere; make it whole first: scops convert {folder} OUT"
+            )
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
         raise ValueError(f"{folder} has no {CONFIG}, so it is no model's folder; it holds {there}")
     try:

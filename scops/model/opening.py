@@ -14,14 +14,15 @@ from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source, assemble
 from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
-from scops.model import bridge, peft
+from scops.model import bridge, parts, peft
 from scops.model.empty import empty
 from scops.model.folder import OWN, read_config, recorded_layout, written_for
 from scops.model.model import Model
+from scops.model.parts import Parts
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import initialise
-from scops.systems import KIND, Origins, find, module_of, spec_from_json, spec_to_json
+from scops.systems import Origins, changed, find, module_of, spec_from_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -41,7 +42,8 @@ def load(
     """A model that is ready to talk.
 
     Args:
-        name: a folder (ours, the authors', or PEFT's with adapters), a .gguf file, a size of `scops ls`, or a hub id (owner/name).
+        name: a folder (ours, the authors', PEFT's with adapters, or one with a parts.json), a .gguf file, a size of `scops ls`,
+            or a hub id (owner/name).
         dtype: of the weights; "auto" is as they are kept.
         device: "auto" is the fastest there is.
         merge: fold adapters into the weights.
@@ -105,6 +107,9 @@ def create(
 def reading(name: str | Path) -> tuple[Any, Tokenizer]:
     """(layout, tokenizer) of what `load` takes, without any weights: what data is looked at with."""
     path = Path(name).expanduser()
+    if path.is_dir() and parts.is_parts(path):
+        said = Parts.read(path)
+        return module_of(said.system).layout(said.spec), said.open_tokenizer()
     if path.is_dir():
         path = _finished(path)
         config, tokenizer = read_config(path), Tokenizer.from_folder(path)
@@ -115,21 +120,9 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
     return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size)
 
 
-def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
-    """The spec with some numbers changed; unknown fields are answered with the nearest.
-
-    Of another kind of part (`kind`) nothing of the old one is kept.
-    """
-
-    def merged(old: Any, new: Any) -> Any:
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get(KIND, old.get(KIND)) == old.get(KIND):
-            return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
-        return new
-
-    return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
-
-
 def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+    if parts.is_parts(folder):
+        return _from_parts(Parts.read(folder), dtype, device)
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file() and len(ggufs) == 1:
         return _from_file(ggufs[0], dtype, device)
@@ -147,6 +140,16 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     with suppress(FileNotFoundError):
         model.run = (folder / "run.yaml").read_text("utf-8")
     return model
+
+
+def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+    tokenizer, sources = said.open_tokenizer(), said.sources()
+    largest = max((source.open() for source in sources), key=len)
+    module = empty(said.system, said.spec, tokenizer, _dtype(dtype, largest), said.lora)
+    for part in said.fresh:
+        initialise(module.get_submodule(part).to_empty(device=_device(device)))
+    assemble(module, sources, fresh=said.fresh, device=_device(device))
+    return _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
 
 
 def _finished(folder: Path) -> Path:

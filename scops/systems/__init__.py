@@ -2,6 +2,8 @@
 
 A system's file holds: TITLE and PAPER; `Spec` (how big) and SIZES; `build(spec)`; KEYS (how published); `spec_of(config)` (which
 published config.json is meant); `layout(spec)` (how read); STAGES (how trained); `origins(spec)` (where default weights come from).
+One that publishes only what it trained also holds `parts(spec)`: by path of a part, how others name that part's weights; and ADDED,
+special tokens that it adds to the language model's tokenizer.
 """
 
 from collections.abc import Mapping
@@ -35,6 +37,19 @@ class Origin:
     package: str
     keys: Any
     under: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a file or folder of one part may name its weights.
+
+    Args:
+        keys: the KeyMap from its layout to the part's.
+        select: globs of the published names that belong to the part; () where all do.
+    """
+
+    keys: Any
+    select: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,20 @@ def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
         name = min(unknown)
         raise ValueError(f"{kind.__module__}.{kind.__name__} has no field {name!r}{nearest(name, hints)}")
     return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
+    """The spec with some numbers changed; unknown fields are answered with the nearest.
+
+    Of another kind of part (`kind`) nothing of the old one is kept.
+    """
+
+    def merged(old: Any, new: Any) -> Any:
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get(KIND, old.get(KIND)) == old.get(KIND):
+            return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+        return new
+
+    return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
 
 
 def _kinds(hint: Any) -> dict[str, type]:

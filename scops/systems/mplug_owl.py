@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.checkpoints.hub_bloom import bloom_config, bloom_spec, hub_bloom
+from scops.checkpoints.hub_clip import HUB_CLIP, OPENAI_CLIP
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, SplitPerHead, same, split
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
@@ -15,7 +16,7 @@ from scops.language.bloom import BloomSpec, bloom
 from scops.language.llama import LlamaSpec, llama
 from scops.language.model import LanguageModel
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
-from scops.systems import Origins
+from scops.systems import Origins, Published
 from scops.systems.llama import language_config, language_spec
 
 TITLE = "mPLUG-Owl: Modularization Empowers Large Language Models with Multimodality"
@@ -98,6 +99,14 @@ ABSTRACTOR = KeyMap(
     same("vit_eos", "end"),
 )
 KEYS = {"authors": authors}
+
+
+def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
+    """What the first stage began with: CLIP's tower (of which this one has another eps) and a language model."""
+    return {
+        "image.encoder": (Published(HUB_CLIP, ("vision_model",)), Published(OPENAI_CLIP)),
+        "language": (Published(language_keys(spec.language)),),
+    }
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec | None:

@@ -1,0 +1,121 @@
+"""A model whose published weights lie in several places: a folder with parts.json says where.
+
+Many systems publish only what they trained (OpenFlamingo, BLIP-2, MiniGPT-4, LLaVA's projectors); the encoder and the language
+model come from folders of their own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scops.checkpoints.keymap import KeyMismatch
+from scops.checkpoints.read import open_weights
+from scops.checkpoints.sources import Source
+from scops.core.glob import covered
+from scops.core.names import nearest
+from scops.core.stage import Lora
+from scops.data.tokenizer import Tokenizer
+from scops.model.bridge import adapter_group
+from scops.systems import Published, changed, find, module_of
+
+FILE = "parts.json"
+WHOLE = ""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a parts.json says; paths are relative to its folder.
+
+    Args:
+        size: of `scops ls`; spec: that of the size, with `overrides`.
+        weights: by part of the system ("image.encoder", "language"), a file or folder of its own; "" for what the system
+            itself published, which counts before the same of a part.
+        fresh: paths of our modules that nobody gives.
+        tokenizer: folder of the language model's; beside: of the connector's own.
+        lora: adapters among the system's own weights.
+    """
+
+    home: Path
+    system: str
+    size: str
+    spec: Any
+    weights: Mapping[str, Path]
+    tokenizer: Path
+    beside: Path | None = None
+    fresh: tuple[str, ...] = ()
+    lora: tuple[Lora, ...] = field(default=())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Parts":
+        """Raises ValueError: naming the entry that is missing or not known."""
+        path = folder / FILE
+        try:
+            said = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        known = ("size", "weights", "tokenizer", "qformer_tokenizer", "overrides", "fresh", "lora")
+        for name in set(said) - {*known}:
+            raise ValueError(f"{path} has an entry {name!r}{nearest(name, known)}")
+        for name in known[:3]:
+            if name not in said:
+                raise ValueError(f"{path} has no {name!r}; it needs {', '.join(known[:3])}")
+        system, size = find(said["size"])
+        spec = changed(module_of(system).SIZES[size], said.get("overrides", {}))
+        beside = said.get("qformer_tokenizer")
+        return cls(
+            folder, system, size, spec, {part: folder / place for part, place in said["weights"].items()},
+            folder / said["tokenizer"], None if beside is None else folder / beside, tuple(said.get("fresh", ())),
+            tuple(adapter_group(group) for group in said.get("lora", ())),
+        )  # fmt: skip
+
+    def open_tokenizer(self) -> Tokenizer:
+        """With the special tokens that the system's release adds to the language model's, if they are not in it."""
+        tokenizer = Tokenizer.from_folder(self.tokenizer)
+        added = [token for token in getattr(module_of(self.system), "ADDED", ()) if token not in tokenizer.added]
+        if added:
+            tokenizer = tokenizer.with_specials(added)
+        if self.beside is not None:
+            tokenizer.beside = Tokenizer.from_folder(self.beside)
+        return tokenizer
+
+    def sources(self) -> list[Source]:
+        """What the system published first; of a part then only what is not given yet.
+
+        Raises:
+            ValueError: a part that the system does not have, or names that none of its layouts knows.
+        """
+        module, made, given = module_of(self.system), [], set()
+        own = [Published(keys(self.spec)) for keys in module.KEYS.values()]
+        layouts = {WHOLE: own, **(module.parts(self.spec) if hasattr(module, "parts") else {})}
+        for part in sorted(self.weights):
+            if part not in layouts:
+                raise ValueError(f"{self.home / FILE}: {self.system} has no part {part!r}{nearest(part, layouts)}")
+            source = _opened(self.weights[part], layouts[part], part)
+            mapped = source.open()
+            new = [name for name in mapped.names() if name not in given]
+            if not new:
+                continue
+            wanted = dict.fromkeys(published for name in new for published in mapped.sources[name])
+            given |= {*new}
+            made.append(Source(source.weights, source.keys, part, select=tuple(wanted)))
+        return made
+
+
+def is_parts(folder: Path) -> bool:
+    return (folder / FILE).is_file()
+
+
+def _opened(path: Path, layouts: Sequence[Published], part: str) -> Source:
+    """The file under the first layout that knows its names."""
+    reader, wrong = open_weights(path), []
+    for layout in layouts:
+        select = layout.select
+        try:
+            names = covered(select, reader.names(), str(path)) if select else reader.names()
+            layout.keys.load_names(names)
+            return Source(reader, layout.keys, part, select=select)
+        except (KeyMismatch, ValueError) as error:
+            wrong.append(str(error))
+    raise ValueError(f"{path} fits no layout of {part or 'the system'} that is known:\n" + "\n".join(wrong))
