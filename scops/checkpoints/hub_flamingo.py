@@ -1,6 +1,6 @@
 """open_flamingo/src/helpers.py (PerceiverResampler, GatedCrossAttentionBlock) -> our resampler and gated sub-layers."""
 
-from scops.checkpoints.keymap import KeyMap, same, split
+from scops.checkpoints.keymap import KeyMap, Rule, same, split
 
 
 def gated_keys(*, immediate: bool = True) -> KeyMap:
@@ -19,3 +19,25 @@ def gated_keys(*, immediate: bool = True) -> KeyMap:
         same("ff.1.weight", mlp + "body.up.weight"),
         same("ff.3.weight", mlp + "body.down.weight"),
     )
+
+
+def _layer(theirs: str, ours: str) -> list[Rule]:
+    return [
+        same(theirs + "0.norm_media.{w}", ours + "norm_features.{w}"),
+        same(theirs + "0.norm_latents.{w}", ours + "norm_latents.{w}"),
+        same(theirs + "0.to_q.weight", ours + "q.weight"),
+        split(theirs + "0.to_kv.weight", [f"{ours}{name}.weight" for name in "kv"]),
+        same(theirs + "0.to_out.weight", ours + "o.weight"),
+        same(theirs + "1.0.{w}", ours + "norm_mlp.{w}"),
+        same(theirs + "1.1.weight", ours + "mlp.up.weight"),
+        same(theirs + "1.3.weight", ours + "mlp.down.weight"),
+    ]
+
+
+RESAMPLER = KeyMap(
+    same("latents", "latents"),
+    same("frame_embs", "frames"),
+    same("media_time_embs", "items"),
+    _layer("layers.{i}.", "layers.{i}."),
+    same("norm.{w}", "norm.{w}"),
+)
