@@ -198,6 +198,26 @@ def composed() -> Model:
     return model
 
 
+def gpt_neox_tokenizer() -> Tokenizer:
+    """With OpenFlamingo's special tokens at its end, and no beginning of a text."""
+    backend = Backend.from_str(_trained())
+    backend.add_special_tokens(["<|endofchunk|>", "<image>", "<PAD>"])
+    return Tokenizer(backend, eos="<|endoftext|>", pad="<PAD>")
+
+
+def flamingo() -> Model:
+    """OpenFlamingo at a tiny size: pictures stand beside an MPT, two of whose layers look at the latest."""
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "perceiver": {"dim": 12, "hidden": 20, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
+        "language": {"dim": 24, "layers": 2, "heads": 3, "vocab": 310, "context": 160},
+        "gates": {"heads": 2, "head_dim": 6},
+    }
+    model = scops.create("openflamingo-3b-vitl-mpt1b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 MODELS = {
     "composed": composed,
     "owl": owl,
@@ -212,6 +232,7 @@ MODELS = {
     "docowl15": docowl15,
     "docowl2": docowl2,
     "skip": skip,
+    "flamingo": flamingo,
     "text": text_only,
 }
 

@@ -24,6 +24,7 @@ class Stage:
         objective: a name of scops.objectives.
         steps: optimiser steps; batch: examples per step over all devices.
         lr_of: globs with a learning rate of their own.
+        rows: by glob, the only rows of those matrices that learn, from the end where negative; they are not decayed.
         warmup: steps of linear warm-up, then `schedule` ("cosine", "linear" or "constant") down to min_lr.
         source: where the numbers come from (paper table, repository script).
     """
@@ -37,6 +38,7 @@ class Stage:
     batch: int = 256
     lr: float = 1e-4
     lr_of: Mapping[str, float] = field(default_factory=dict)
+    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     min_lr: float = 0.0
     warmup: int = 0
     schedule: str = "cosine"

@@ -51,6 +51,29 @@ class PostNorm(Contextual):
         return run(self.norm, x_BTD + run(self.body, x_BTD, ctx), ctx)
 
 
+class Normed(Contextual):
+    """body(norm(x)), a branch of Parallel."""
+
+    def __init__(self, norm: nn.Module, body: nn.Module):
+        super().__init__()
+        self.norm, self.body = norm, body
+
+    def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
+        return run(self.body, run(self.norm, x_BTD, ctx), ctx)
+
+
+class Parallel(Contextual):
+    """x + the sum of its branches, which all look at x (GPT-J, GPT-NeoX)."""
+
+    def __init__(self, **branches: Contextual):
+        super().__init__()
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
+        return x_BTD + sum(branch(x_BTD, ctx) for branch in self.children())
+
+
 class Routed(Contextual):
     """Each token by the expert that ctx.route names: for modules that treat tokens alone (linear, norm, feed-forward).
 

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from scops.nn.gate import TanhGate
 from scops.nn.temperature import Temperature
 
 EMBEDDING = 0.05
@@ -14,7 +15,7 @@ class IntoWords(nn.Linear):
 
 
 def initialise(module: nn.Module) -> None:
-    """Linear and convolution weights N(0, 1 / inputs), biases 0, norms 1 and 0, temperatures as they say,
+    """Linear and convolution weights N(0, 1 / inputs), biases 0, norms 1 and 0, gates closed, temperatures as they say,
     embeddings and bare parameters small.
 
     A fixed 0.02, as published for widths of about a thousand, leaves narrow systems all but deaf to their input at first.
@@ -28,7 +29,7 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, std=EMBEDDING)
-        elif isinstance(part, nn.LayerNorm | nn.RMSNorm | nn.BatchNorm2d | Temperature):
+        elif isinstance(part, nn.LayerNorm | nn.RMSNorm | nn.BatchNorm2d | Temperature | TanhGate):
             part.reset_parameters()
         else:
             for parameter in part.parameters(recurse=False):

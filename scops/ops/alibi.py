@@ -20,10 +20,14 @@ class Alibi:
         return slopes_N11 * (keys_BS[:, None, None] - queries_BT[:, None, :, None])
 
 
-def alibi(heads: int) -> Alibi:
+def alibi(heads: int, steepest: float = 8) -> Alibi:
     """2 ** (-8 i / heads) for i = 1, 2, ...; where heads are no power of two, the lower power's slopes and every other
-    one of the next power's (ofirpress/attention_with_linear_biases)."""
+    one of the next power's (ofirpress/attention_with_linear_biases).
+
+    Args:
+        steepest: in place of 8 (MPT's alibi_bias_max).
+    """
     lower = 2 ** int(log2(heads))
-    first = [2 ** (-8 * i / lower) for i in range(1, lower + 1)]
-    between = [2 ** (-4 * i / lower) for i in range(1, 2 * lower, 2)]
+    first = [2 ** (-steepest * i / lower) for i in range(1, lower + 1)]
+    between = [2 ** (-steepest / 2 * i / lower) for i in range(1, 2 * lower, 2)]
     return Alibi((*first, *between[: heads - lower]))

@@ -135,6 +135,11 @@ def earlier(met: Any, item: Any) -> Any:
     return met >= item
 
 
+def earlier_else_all(met: Any, item: Any) -> Any:
+    """A token sees every media item before it, and where none is before it all of the row, also those behind it."""
+    return (met >= item) | (met == 0)
+
+
 @dataclass(frozen=True)
 class Seen(Mask):
     """Media in a memory, by the number of items that begin before each token or at it.
@@ -142,7 +147,7 @@ class Seen(Mask):
     Args:
         met_BT: media items of the row met up to and including each token.
         item_BS: number of the item each memory slot belongs to, from 1 along the row; 0 for padding.
-        rule: `latest` or `earlier`.
+        rule: `latest`, `earlier` or `earlier_else_all`.
         before_BT: items in earlier documents of the row, which no token of this one sees; None where there are none.
     """
 

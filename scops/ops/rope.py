@@ -79,7 +79,10 @@ class DynamicNtk:
 
 
 def turned(x_BNTH: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor) -> Tensor:
-    """Pairs (i, i + H / 2) turned by their angles."""
+    """Pairs (i, i + R / 2) turned by their angles, of the first R of H channels for which there are angles; others stay."""
+    if cos_B1TH.shape[-1] < x_BNTH.shape[-1]:
+        first, rest = x_BNTH.split([cos_B1TH.shape[-1], x_BNTH.shape[-1] - cos_B1TH.shape[-1]], dim=-1)
+        return torch.cat([turned(first, cos_B1TH, sin_B1TH), rest], -1)
     a, b = x_BNTH.chunk(2, dim=-1)
     return x_BNTH * cos_B1TH + torch.cat([-b, a], -1) * sin_B1TH
 

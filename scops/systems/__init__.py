@@ -80,6 +80,16 @@ SYSTEMS = {
     "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
     "docowl2": System("scops.systems.docowl2", ("docowl2",)),
     "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
+    "open-flamingo": System(
+        "scops.systems.open_flamingo",
+        (
+            "openflamingo-3b-vitl-mpt1b",
+            "openflamingo-3b-vitl-mpt1b-langinstruct",
+            "openflamingo-4b-vitl-rpj3b",
+            "openflamingo-4b-vitl-rpj3b-langinstruct",
+            "openflamingo-9b-vitl-mpt7b",
+        ),
+    ),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scops.core.glob import covered
 from scops.core.stage import Stage
+from scops.train.stage import rows_of
 
 
 class Optimiser:
@@ -22,7 +23,10 @@ class Optimiser:
         self.stage, self.trainables = stage, dict(trainables)
         self.lrs = _rates(self.trainables, stage)
         norms = {p for p, m in module.named_modules() if type(m).__name__.endswith("Norm")}
-        self.decays = {p: 0.0 if _plain(p, t, norms) else stage.weight_decay for p, t in self.trainables.items()}
+        still = rows_of(stage, dict(module.named_parameters()))  # decay would move rows that do not learn
+        self.decays = {
+            p: 0.0 if p in still or _plain(p, t, norms) else stage.weight_decay for p, t in self.trainables.items()
+        }
         self.masters = {p: _master(t) for p, t in self.trainables.items()}
         groups: dict[tuple[float, float], list[str]] = {}
         for path in self.trainables:

@@ -1,10 +1,11 @@
 """Entering a stage: adapters are added, exactly what is named learns, everything else is frozen and in eval mode."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scops.core.glob import covered
 from scops.core.stage import Stage
@@ -12,6 +13,8 @@ from scops.nn import lora
 
 PARTS = ("encoder", "connector", "generator")
 """Second pieces of a path that make a role of their own."""
+HELD = "_rows_held"
+"""Where a parameter keeps the handle of what holds its other rows."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,48 @@ def enter(module: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:
         parameter.requires_grad_(path in named)
     if not named:
         raise ValueError(f"stage {stage.name!r} trains nothing")
+    _keep_rows(parameters, stage)
     _settle_modes(module)
     return {path: p for path, p in parameters.items() if p.requires_grad}
+
+
+def rows_of(stage: Stage, paths: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """By path, the only rows that learn, if the matrix does.
+
+    Args:
+        paths: of all parameters.
+    Raises:
+        ValueError: a glob that covers none of them.
+    """
+    paths = list(paths)
+    return {
+        path: tuple(rows)
+        for glob, rows in stage.rows.items()
+        for path in covered((glob,), paths, f"stage {stage.name!r} trains rows of")
+    }
+
+
+def _keep_rows(parameters: Mapping[str, nn.Parameter], stage: Stage) -> None:
+    """Gradients of all other rows are none, whatever the loss; rows held by an earlier stage are let go."""
+    for parameter in parameters.values():
+        held = parameter.__dict__.pop(HELD, None)
+        if held is not None:
+            held.remove()
+    for path, rows in rows_of(stage, parameters).items():
+        if parameters[path].requires_grad:
+            kept_R1 = torch.zeros(len(parameters[path]), 1)
+            kept_R1[list(rows)] = 1
+            parameters[path].__dict__[HELD] = parameters[path].register_hook(_Only(kept_R1))
+
+
+class _Only:
+    """grad -> grad of some rows alone."""
+
+    def __init__(self, kept_R1: Tensor) -> None:
+        self.kept_R1 = kept_R1
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        return grad * self.kept_R1.to(grad)
 
 
 def role_of(path: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from scops.core.stage import Stage
 from scops.train.optimise import Optimiser
@@ -106,3 +107,25 @@ def test_one_step_moves_only_the_named():
     optimiser.step(0)
     moved = {p for p, t in module.named_parameters() if not torch.equal(before[p], t)}
     assert moved == set(trainables)
+
+
+def test_only_the_named_rows_learn_and_nothing_decays_the_others():
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 4)})
+    rows = Stage("rows", train=("embed", "head"), data=("x",), rows={"embed": (-2, 0)}, lr=0.1, weight_decay=0.5)
+
+    def moved(stage: Stage) -> list[int]:
+        before, optimiser = (
+            module["embed"].weight.detach().clone(),
+            Optimiser(enter(module, stage), module, stage=stage),
+        )
+        for done in range(2):
+            module["head"](module["embed"](torch.arange(5))).square().sum().backward()
+            optimiser.step(done)
+        return [row for row in range(5) if not torch.equal(before[row], module["embed"].weight[row])]
+
+    assert moved(rows) == [0, 3]
+    assert moved(replace(rows, rows={})) == [0, 1, 2, 3, 4]
+    assert moved(replace(rows, train=("head",))) == []
+    with pytest.raises(ValueError, match="trains rows of"):
+        enter(module, replace(rows, rows={"embedding": (0,)}))
