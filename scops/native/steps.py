@@ -219,7 +219,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
     if type(sublayer) is not PreNorm or type(sublayer.body) is not SelfAttention or not _bare(sublayer.scale):
         return None
     body = sublayer.body
-    if body.alibi is not None:
+    if body.bias is not None:
         return None
     norms = [_norm(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
     parts = [matrix_of(_first(cast(nn.Module, getattr(body, name)))) for name in "qkvo"]

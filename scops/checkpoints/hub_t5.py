@@ -1,0 +1,83 @@
+"""transformers' T5ForConditionalGeneration -> our encoder and decoder, and its config.json both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scops.checkpoints.keymap import KeyMap, dropped, same
+from scops.language.t5 import ACTIVATIONS, GATED, T5Spec
+
+SELF, CROSS, TABLE = "SelfAttention.", "EncDecAttention.", "relative_attention_bias.weight"
+AGAIN = "the words once more, as torch.save keeps tied tensors"
+
+
+def hub_t5(spec: T5Spec) -> KeyMap:
+    return KeyMap(
+        same("shared.weight", "decoder.words.weight"),
+        dropped("encoder.embed_tokens.weight", AGAIN),
+        dropped("decoder.embed_tokens.weight", AGAIN),
+        _stack(spec, {"attn": SELF, "mlp": "DenseReluDense."}).under("encoder.", "encoder."),
+        _stack(spec, {"attn": SELF, "cross": CROSS, "mlp": "DenseReluDense."}).under("decoder.", "decoder."),
+        dropped(f"decoder.block.0.layer.1.{CROSS}{TABLE}", "of old files; never read"),
+        dropped("lm_head.weight", "the head is the embedding") if spec.tied else same("lm_head.weight", "decoder.head.weight"),
+    )  # fmt: skip
+
+
+def _stack(spec: T5Spec, sublayers: Mapping[str, str]) -> KeyMap:
+    """Args:
+    sublayers: our name -> theirs, in their order.
+    """
+    gated = spec.feed_forward.startswith(GATED)
+    mlp = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
+    rules = [
+        same(f"block.0.layer.0.{SELF}{TABLE}", "bias.table.weight"),
+        same("final_layer_norm.weight", "norm.weight"),
+    ]
+    for number, (ours, published) in enumerate(sublayers.items()):
+        theirs, block = f"block.{{i}}.layer.{number}.", f"blocks.{{i}}.{ours}."
+        names = mlp if ours == "mlp" else {name: name for name in "qkvo"}
+        rules.append(same(theirs + "layer_norm.weight", block + "norm.weight"))
+        rules += [same(f"{theirs}{published}{a}.weight", f"{block}body.{b}.weight") for a, b in names.items()]
+    return KeyMap(rules)
+
+
+def t5_spec(config: Mapping[str, Any]) -> T5Spec:
+    """The numbers of a published `config.json` or `text_config`; what it leaves out is transformers' default.
+
+    A config.json of transformers 5 says that the head is tied also where it is not: then the weights' names say it.
+
+    Raises:
+        ValueError: a feed-forward that no T5 has.
+    """
+    feed_forward = config.get("feed_forward_proj", "relu")
+    if feed_forward.removeprefix(GATED) not in ACTIVATIONS:
+        raise ValueError(f"this T5 has the feed-forward {feed_forward!r}; published ones have 'relu' or 'gated-gelu'")
+    tied = config.get("tie_word_embeddings") is not False
+    return T5Spec(
+        dim=config.get("d_model", 512),
+        hidden=config.get("d_ff", 2048),
+        layers=config.get("num_layers", 6),
+        written=config.get("num_decoder_layers"),
+        heads=config.get("num_heads", 8),
+        head_dim=config.get("d_kv", 64),
+        vocab=config.get("vocab_size", 32128),
+        eps=config.get("layer_norm_epsilon", 1e-6),
+        feed_forward=feed_forward,
+        buckets=config.get("relative_attention_num_buckets", 32),
+        farthest=config.get("relative_attention_max_distance", 128),
+        tied=tied,
+        scaled=config.get("scale_decoder_outputs", tied),
+        context=config.get("n_positions", 512),
+    )
+
+
+def t5_config(spec: T5Spec) -> dict[str, Any]:
+    """The inverse of `t5_spec`."""
+    return {
+        "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": spec.dim, "d_ff": spec.hidden,
+        "num_layers": spec.layers, "num_decoder_layers": spec.layers if spec.written is None else spec.written,
+        "num_heads": spec.heads, "d_kv": spec.head_dim, "vocab_size": spec.vocab, "layer_norm_epsilon": spec.eps,
+        "feed_forward_proj": spec.feed_forward, "relative_attention_num_buckets": spec.buckets,
+        "relative_attention_max_distance": spec.farthest, "n_positions": spec.context,
+        "tie_word_embeddings": spec.tied, "scale_decoder_outputs": spec.scaled, "decoder_start_token_id": 0,
+        "is_encoder_decoder": True,
+    }  # fmt: skip
