@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scops.checkpoints.keymap import KeyMap, dropped, same
-from scops.language.t5 import ACTIVATIONS, GATED, T5Spec
+from scops.language.t5 import ACTIVATIONS, T5Spec
 
 SELF, CROSS, TABLE = "SelfAttention.", "EncDecAttention.", "relative_attention_bias.weight"
 AGAIN = "the words once more, as torch.save keeps tied tensors"
@@ -26,8 +26,7 @@ def _stack(spec: T5Spec, sublayers: Mapping[str, str]) -> KeyMap:
     """Args:
     sublayers: our name -> theirs, in their order.
     """
-    gated = spec.feed_forward.startswith(GATED)
-    mlp = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
+    mlp = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if spec.gated else {"wi": "up", "wo": "down"}
     rules = [
         same(f"block.0.layer.0.{SELF}{TABLE}", "bias.table.weight"),
         same("final_layer_norm.weight", "norm.weight"),
@@ -49,8 +48,14 @@ def t5_spec(config: Mapping[str, Any]) -> T5Spec:
         ValueError: a feed-forward that no T5 has.
     """
     feed_forward = config.get("feed_forward_proj", "relu")
-    if feed_forward.removeprefix(GATED) not in ACTIVATIONS:
-        raise ValueError(f"this T5 has the feed-forward {feed_forward!r}; published ones have 'relu' or 'gated-gelu'")
+    gate, _, name = feed_forward.rpartition("-")
+    meant = "gelu_new" if feed_forward == "gated-gelu" else name  # as the first code of T5 1.1 had it
+    activation = config.get("dense_act_fn") or meant
+    if gate not in ("", "gated") or activation not in ACTIVATIONS:
+        raise ValueError(
+            f"this T5 has the feed-forward {feed_forward!r} with {activation!r}; it is built with or without 'gated-' and "
+            f"with {', '.join(ACTIVATIONS)}"
+        )
     tied = config.get("tie_word_embeddings") is not False
     return T5Spec(
         dim=config.get("d_model", 512),
@@ -61,7 +66,8 @@ def t5_spec(config: Mapping[str, Any]) -> T5Spec:
         head_dim=config.get("d_kv", 64),
         vocab=config.get("vocab_size", 32128),
         eps=config.get("layer_norm_epsilon", 1e-6),
-        feed_forward=feed_forward,
+        gated=gate == "gated",
+        activation=activation,
         buckets=config.get("relative_attention_num_buckets", 32),
         farthest=config.get("relative_attention_max_distance", 128),
         tied=tied,
@@ -76,7 +82,8 @@ def t5_config(spec: T5Spec) -> dict[str, Any]:
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": spec.dim, "d_ff": spec.hidden,
         "num_layers": spec.layers, "num_decoder_layers": spec.layers if spec.written is None else spec.written,
         "num_heads": spec.heads, "d_kv": spec.head_dim, "vocab_size": spec.vocab, "layer_norm_epsilon": spec.eps,
-        "feed_forward_proj": spec.feed_forward, "relative_attention_num_buckets": spec.buckets,
+        "feed_forward_proj": ("gated-" if spec.gated else "") + spec.activation.removesuffix("_new"),
+        "dense_act_fn": spec.activation, "relative_attention_num_buckets": spec.buckets,
         "relative_attention_max_distance": spec.farthest, "n_positions": spec.context,
         "tie_word_embeddings": spec.tied, "scale_decoder_outputs": spec.scaled, "decoder_start_token_id": 0,
         "is_encoder_decoder": True,

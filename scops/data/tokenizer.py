@@ -110,6 +110,11 @@ class Tokenizer:
             raise ValueError(f"{token!r} is no special token of this tokenizer{nearest(token, self.added)}")
         return self.added[token]
 
+    def stop_id(self, token: str) -> int:
+        """The id of a special or added token, or of words that are exactly one token."""
+        ids = [] if token in self.added else self.encode_text(token)
+        return ids[0] if len(ids) == 1 else self.id_of(token)
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)
 

@@ -26,7 +26,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": partial(nn.GELU, approximate="tanh"),
     "silu": nn.SiLU,
 }
-GATED = "gated-"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class T5Spec:
 
     Args:
         layers, written: blocks of the encoder and of the decoder; as many where `written` is None.
-        feed_forward: as published, "relu" (T5) or "gated-gelu" (T5 1.1, whose gelu is the tanh form).
+        gated: whether the feed-forward has a gate (T5 1.1).
+        activation: published spelling: "relu" (T5), "gelu_new" (T5 1.1, the tanh form) or "gelu" (BLIP-2's FlanT5, exact).
         buckets, farthest: of relative positions; all further away are one.
         tied: the head is the embedding.
         scaled: whether states are multiplied by dim ** -0.5 before the head (T5, not T5 1.1).
@@ -50,7 +50,8 @@ class T5Spec:
     head_dim: int = 64
     vocab: int = 32128
     eps: float = 1e-6
-    feed_forward: str = "gated-gelu"
+    gated: bool = True
+    activation: str = "gelu_new"
     buckets: int = 32
     farthest: int = 128
     tied: bool = False
@@ -172,11 +173,9 @@ def projections(spec: T5Spec) -> dict:
 
 
 def feed_forward(spec: T5Spec) -> PreNorm:
-    gated, name = spec.feed_forward.startswith(GATED), spec.feed_forward.removeprefix(GATED)
-    # "gated-gelu" is the tanh form, as the first code of T5 1.1 had it
-    activation = ACTIVATIONS["gelu_new" if spec.feed_forward == "gated-gelu" else name]()
+    activation = ACTIVATIONS[spec.activation]()
     up, down = nn.Linear(spec.dim, spec.hidden, bias=False), nn.Linear(spec.hidden, spec.dim, bias=False)
-    if not gated:
+    if not spec.gated:
         return PreNorm(nn.RMSNorm(spec.dim, spec.eps), FeedForward(up, activation, down))
     gate = nn.Linear(spec.dim, spec.hidden, bias=False)
     return PreNorm(nn.RMSNorm(spec.dim, spec.eps), Gated(gate, activation, up, down))

@@ -171,7 +171,7 @@ def processor_config(layout: Layout) -> dict[str, Any]:
 
 
 def generation_config(layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
-    stops = [tokenizer.id_of(token) for token in layout.template.stops]
+    stops = [tokenizer.stop_id(token) for token in layout.template.stops]
     found = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": stops,

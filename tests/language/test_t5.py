@@ -27,6 +27,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     },
     "first": {"vocab_size": 47, "d_model": 18, "d_ff": 22, "num_layers": 2, "num_heads": 3, "d_kv": 6},
+    "as LAVIS has it": {
+        "vocab_size": 31, "d_model": 12, "d_ff": 36, "num_layers": 1, "num_heads": 2, "d_kv": 7,
+        "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": False,
+    },
     "few buckets, a longer decoder": {
         "vocab_size": 41, "d_model": 20, "d_ff": 30, "num_layers": 1, "num_decoder_layers": 3, "num_heads": 2, "d_kv": 8,
         "relative_attention_num_buckets": 8, "relative_attention_max_distance": 11, "feed_forward_proj": "gated-silu",
