@@ -6,20 +6,29 @@ from typing import Any
 from scops.checkpoints.keymap import KeyMap, dropped, same
 from scops.language.t5 import ACTIVATIONS, T5Spec
 
-SELF, CROSS, TABLE = "SelfAttention.", "EncDecAttention.", "relative_attention_bias.weight"
+SELF, CROSS, FEED, TABLE = "SelfAttention.", "EncDecAttention.", "DenseReluDense.", "relative_attention_bias.weight"
 AGAIN = "the words once more, as torch.save keeps tied tensors"
 
 
 def hub_t5(spec: T5Spec) -> KeyMap:
+    return KeyMap(t5_encoder(spec).under(ours="encoder."), t5_decoder(spec).under(ours="decoder."))
+
+
+def t5_encoder(spec: T5Spec) -> KeyMap:
+    stack = _stack(spec, {"attn": SELF, "mlp": FEED})
+    return KeyMap(stack, dropped("embed_tokens.weight", AGAIN)).under(theirs="encoder.")
+
+
+def t5_decoder(spec: T5Spec) -> KeyMap:
+    """With the words, which are the encoder's too."""
+    stack = _stack(spec, {"attn": SELF, "cross": CROSS, "mlp": FEED})
+    old = dropped(f"block.0.layer.1.{CROSS}{TABLE}", "of old files; never read")
+    tied, head = dropped("lm_head.weight", "the head is the embedding"), same("lm_head.weight", "head.weight")
     return KeyMap(
-        same("shared.weight", "decoder.words.weight"),
-        dropped("encoder.embed_tokens.weight", AGAIN),
-        dropped("decoder.embed_tokens.weight", AGAIN),
-        _stack(spec, {"attn": SELF, "mlp": "DenseReluDense."}).under("encoder.", "encoder."),
-        _stack(spec, {"attn": SELF, "cross": CROSS, "mlp": "DenseReluDense."}).under("decoder.", "decoder."),
-        dropped(f"decoder.block.0.layer.1.{CROSS}{TABLE}", "of old files; never read"),
-        dropped("lm_head.weight", "the head is the embedding") if spec.tied else same("lm_head.weight", "decoder.head.weight"),
-    )  # fmt: skip
+        same("shared.weight", "words.weight"),
+        KeyMap(stack, old, dropped("embed_tokens.weight", AGAIN)).under(theirs="decoder."),
+        tied if spec.tied else head,
+    )
 
 
 def _stack(spec: T5Spec, sublayers: Mapping[str, str]) -> KeyMap:

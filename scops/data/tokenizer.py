@@ -100,9 +100,17 @@ class Tokenizer:
                 f"the connector reads words of its own, but there is no tokenizer for them: the model's folder needs "
                 f"{BESIDE}/tokenizer.json"
             )
-        around = self.beside.bos_id, self.beside.eos_id
-        ids = [around[0], *self.beside.encode_text(text), around[1]]
-        return np.array([one for one in ids if one is not None], np.int64)
+        before, after = self.beside.around
+        return np.array([*before, *self.beside.encode_text(text), *after], np.int64)
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer's own rule puts before and behind a text ("[CLS]" and "[SEP]" in BERT); bos and eos without one."""
+        if self.backend.post_processor is None:
+            return tuple([] if one is None else [one] for one in (self.bos_id, self.eos_id))
+        made = self.backend.encode("a")
+        words = [at for at, special in enumerate(made.special_tokens_mask) if not special]
+        return made.ids[: words[0]], made.ids[words[-1] + 1 :]
 
     def id_of(self, token: str) -> int:
         """The id of exactly one special or added token, by its spelling."""

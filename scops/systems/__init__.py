@@ -80,6 +80,13 @@ SYSTEMS = {
     "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
     "docowl2": System("scops.systems.docowl2", ("docowl2",)),
     "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
+    "blip2": System(
+        "scops.systems.blip2", ("blip2-opt-2.7b", "blip2-opt-6.7b", "blip2-flan-t5-xl", "blip2-flan-t5-xxl")
+    ),
+    "instructblip": System(
+        "scops.systems.instructblip",
+        ("instructblip-vicuna-7b", "instructblip-vicuna-13b", "instructblip-flan-t5-xl", "instructblip-flan-t5-xxl"),
+    ),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
