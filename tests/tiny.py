@@ -44,6 +44,10 @@ def qwen_tokenizer() -> Tokenizer:
     return Tokenizer(backend, bos="<|endoftext|>", eos="<|im_end|>", pad="</s>")
 
 
+def t5_tokenizer() -> Tokenizer:
+    return Tokenizer(Backend.from_str(_trained("<pad>")), eos="</s>", pad="<pad>")
+
+
 def bert_tokenizer() -> Tokenizer:
     backend = Backend.from_str(_trained("[PAD]", "[CLS]", "[SEP]", "[MASK]"))
     return Tokenizer(backend, bos="[CLS]", eos="[SEP]", pad="[PAD]")
@@ -184,6 +188,47 @@ def mplug_video() -> Model:
     return model
 
 
+EVA = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14}
+ASKING = {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "queries": 3, "width": 12}
+T5 = {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "head_dim": 5, "vocab": 308, "context": 160}
+
+
+def blip2_opt() -> Model:
+    """BLIP-2 with OPT: 3 tokens of a picture in front of all text."""
+    language = {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "vocab": 307, "context": 160}
+    sizes = {"vision": EVA, "qformer": ASKING, "language": language}
+    model = scops.create("blip2-opt-2.7b", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def blip2_t5() -> Model:
+    """BLIP-2 with T5, which reads pictures and words and writes the reply."""
+    sizes = {"vision": EVA, "qformer": ASKING, "language": T5}
+    model = scops.create("blip2-flan-t5-xl", sizes, tokenizer=t5_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def instructblip() -> Model:
+    """InstructBLIP: the Q-Former reads the instruction by a tokenizer of its own."""
+    sizes = {"vision": EVA, "qformer": ASKING | {"vocab": 310, "context": 60}, "language": LANGUAGE}
+    words = tokenizer()
+    words.beside = bert_tokenizer()
+    model = scops.create("instructblip-vicuna-7b", sizes, tokenizer=words, pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def instructblip_t5() -> Model:
+    sizes = {"vision": EVA, "qformer": ASKING | {"vocab": 310, "context": 60}, "language": T5}
+    words = t5_tokenizer()
+    words.beside = bert_tokenizer()
+    model = scops.create("instructblip-flan-t5-xl", sizes, tokenizer=words, pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def composed() -> Model:
     """A few tokens of a whole and a cut picture, with keys and values of their own."""
     vision = {"kind": "VitSpec", "dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 7}
@@ -233,6 +278,10 @@ MODELS = {
     "docowl2": docowl2,
     "skip": skip,
     "flamingo": flamingo,
+    "blip2_opt": blip2_opt,
+    "blip2_t5": blip2_t5,
+    "instructblip": instructblip,
+    "instructblip_t5": instructblip_t5,
     "text": text_only,
 }
 

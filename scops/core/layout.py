@@ -81,12 +81,14 @@ class Role:
         between: stands between two parts of the turn (text or media) that differ in kind or are both media.
         after: closes the turn; learnt together with a learnt reply.
         rest: stands after that and is never learnt.
+        lead: what an assistant's words begin with where they do not yet, learnt with them; a prompt for a reply ends before it.
     """
 
     before: tuple[Piece, ...] = ()
     between: tuple[Piece, ...] = ()
     after: tuple[Piece, ...] = ()
     rest: tuple[Piece, ...] = ()
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,15 @@ class Template:
     Args:
         start: opens every conversation (usually a beginning-of-sequence token).
         system: the system text used when the conversation brings none; None writes no system turn.
-        stops: tokens at which generation ends.
+        stops: tokens at which generation ends, special ones or words that are one token.
+        media_first: media stand before `start`, whatever turn they are in (BLIP-2). Texts that they part have `between` there.
     """
 
     roles: Mapping[str, Role]
     start: tuple[Piece, ...] = ()
     system: str | None = None
     stops: tuple[str, ...] = ()
+    media_first: bool = False
 
     def __post_init__(self) -> None:
         if set(self.roles) != set(ROLES):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from scops.core.layout import Piece, Role, Segment, Special, Template
+from scops.core.layout import Piece, Role, Segment, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
 
 
@@ -21,9 +21,10 @@ def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple
         raise ValueError("the last turn is the assistant's already, so there is nothing to reply to")
     if template.system is not None and turns[0].role != "system":
         turns = (Turn("system", (Text(template.system),)), *turns)
-    written = [*_plain(template.start)]
+    written = [*_media(turns)] if template.media_first else []
+    written += _plain(template.start)
     for turn in turns:
-        written += _turn(template.roles[turn.role], turn)
+        written += _turn(template.roles[turn.role], turn, media=not template.media_first)
     if reply:
         written += _opened(template.roles["assistant"].before)
     return tuple(written)
@@ -39,8 +40,14 @@ def jinja(template: Template) -> str:
         "{%- if part.type == 'text' -%}{{- part.text -}}",
         "{%- else -%}{{- '<' ~ part.type | replace('_url', '') ~ '>' -}}{%- endif -%}",
         "{%- endmacro -%}",
-        _quoted(template.start),
     ]
+    if template.media_first:
+        lines += [
+            "{%- for message in messages -%}{%- if message.content is not string -%}",
+            "{%- for part in message.content -%}{%- if part.type != 'text' -%}{{- show(part) -}}{%- endif -%}{%- endfor -%}",
+            "{%- endif -%}{%- endfor -%}",
+        ]
+    lines.append(_quoted(template.start))
     if template.system is not None:
         system = template.roles["system"]
         lines += [
@@ -50,7 +57,8 @@ def jinja(template: Template) -> str:
         ]
     lines.append("{%- for message in messages -%}")
     for number, (name, role) in enumerate(template.roles.items()):
-        lines += [f"{{%- {'elif' if number else 'if'} message.role == '{name}' -%}}", *_jinja_role(role)]
+        opening = f"{{%- {'elif' if number else 'if'} message.role == '{name}' -%}}"
+        lines += [opening, *_jinja_role(role, media=not template.media_first)]
     lines += [
         "{%- else -%}{{- raise_exception('no such role: ' ~ message.role) -}}{%- endif -%}",
         "{%- endfor -%}",
@@ -61,16 +69,38 @@ def jinja(template: Template) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _turn(role: Role, turn: Turn) -> Iterator[Segment]:
+def _media(turns: Sequence[Turn]) -> Iterator[Segment]:
+    """All of them, before everything else."""
+    for turn in turns:
+        for part in turn.parts:
+            if isinstance(part, Media):
+                _check_learnt(turn)
+                yield Segment(part, said=_said(turn))
+
+
+def _turn(role: Role, turn: Turn, *, media: bool) -> Iterator[Segment]:
+    """Args:
+    media: whether they stand where they are given; else elsewhere.
+    """
+    _check_learnt(turn)
     yield from _opened(role.before) if turn.role == "assistant" else _plain(role.before)
-    for number, part in enumerate(turn.parts):
-        if turn.learn and not isinstance(part, Text):
-            raise ValueError(f"a learnt turn is text only, but part {number} is {part.kind} {part.name!r}")
-        if number and (isinstance(part, Media) or isinstance(turn.parts[number - 1], Media)):
+    first = turn.parts[0] if turn.parts else None
+    if role.lead and isinstance(first, Text) and not first.text.startswith(role.lead):
+        yield Segment(Written(role.lead), turn.learn)
+    shown = [number for number, part in enumerate(turn.parts) if media or isinstance(part, Text)]
+    for before, number in zip([None, *shown], shown, strict=False):
+        part = turn.parts[number]
+        if before is not None and any(isinstance(one, Media) for one in turn.parts[before : number + 1]):
             yield from _plain(role.between)
         yield Segment(part, turn.learn, said="" if isinstance(part, Text) else _said(turn))
     yield from (Segment(piece, turn.learn) for piece in role.after)
     yield from _plain(role.rest)
+
+
+def _check_learnt(turn: Turn) -> None:
+    for number, part in enumerate(turn.parts):
+        if turn.learn and not isinstance(part, Text):
+            raise ValueError(f"a learnt turn is text only, but part {number} is {part.kind} {part.name!r}")
 
 
 def _said(turn: Turn) -> str:
@@ -85,14 +115,27 @@ def _opened(pieces: Sequence[Piece]) -> Iterator[Segment]:
     return (Segment(piece, opens=number == 0) for number, piece in enumerate(pieces))
 
 
-def _jinja_role(role: Role) -> list[str]:
+def _jinja_role(role: Role, *, media: bool) -> list[str]:
+    between = _quoted(role.between)
+    parted = "{%- if not loop.first and (part.type != 'text' or loop.previtem.type != 'text') -%}"
+    parts = [parted, between, "{%- endif -%}{{- show(part) -}}"]
+    if not media:  # between two texts that media part
+        met = "{%- if part.type != 'text' -%}{%- set at.apart = at.text -%}{%- else -%}{%- if at.apart -%}"
+        parts = [
+            met,
+            between,
+            "{%- endif -%}{%- set at.text = true -%}{%- set at.apart = false -%}{{- part.text -}}{%- endif -%}",
+        ]
+    lead = ["{%- set words = message.content if message.content is string else message.content[0].text | default(none) -%}"
+            "{%- if words is not none and not words.startswith(" + json.dumps(role.lead) + ") -%}",
+            "{{- " + json.dumps(role.lead) + " -}}", "{%- endif -%}"] if role.lead else []  # fmt: skip
     return [
         _quoted(role.before),
+        *lead,
         "{%- if message.content is string -%}{{- message.content -}}{%- else -%}",
+        "" if media else "{%- set at = namespace(text=false, apart=false) -%}",
         "{%- for part in message.content -%}",
-        "{%- if not loop.first and (part.type != 'text' or loop.previtem.type != 'text') -%}",
-        _quoted(role.between),
-        "{%- endif -%}{{- show(part) -}}",
+        *parts,
         "{%- endfor -%}{%- endif -%}",
         _quoted((*role.after, *role.rest)),
     ]

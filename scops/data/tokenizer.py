@@ -100,15 +100,28 @@ class Tokenizer:
                 f"the connector reads words of its own, but there is no tokenizer for them: the model's folder needs "
                 f"{BESIDE}/tokenizer.json"
             )
-        around = self.beside.bos_id, self.beside.eos_id
-        ids = [around[0], *self.beside.encode_text(text), around[1]]
-        return np.array([one for one in ids if one is not None], np.int64)
+        before, after = self.beside.around
+        return np.array([*before, *self.beside.encode_text(text), *after], np.int64)
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer's own rule puts before and behind a text ("[CLS]" and "[SEP]" in BERT); bos and eos without one."""
+        if self.backend.post_processor is None:
+            return tuple([] if one is None else [one] for one in (self.bos_id, self.eos_id))
+        made = self.backend.encode("a")
+        words = [at for at, special in enumerate(made.special_tokens_mask) if not special]
+        return made.ids[: words[0]], made.ids[words[-1] + 1 :]
 
     def id_of(self, token: str) -> int:
         """The id of exactly one special or added token, by its spelling."""
         if token not in self.added:
             raise ValueError(f"{token!r} is no special token of this tokenizer{nearest(token, self.added)}")
         return self.added[token]
+
+    def stop_id(self, token: str) -> int:
+        """The id of a special or added token, or of words that are exactly one token."""
+        ids = [] if token in self.added else self.encode_text(token)
+        return ids[0] if len(ids) == 1 else self.id_of(token)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special)

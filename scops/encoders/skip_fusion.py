@@ -44,10 +44,16 @@ class SkipFusionEncoder(nn.Module):
         super().__init__()
         self.text, self.fusion = text, fusion
 
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.text.embed(ids)
+
     def read(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
         """Text alone (B, T, D)."""
-        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
-        return self.text.hidden(self.text.embed(ids_BT), Context(positions_BT, real_BT[:, None, None]))
+        return self._states(self.embed(ids_BT), real_BT)
+
+    def _states(self, words_BTD: Tensor, real_BT: Tensor) -> Tensor:
+        positions_BT = torch.arange(real_BT.shape[1], device=real_BT.device).expand_as(real_BT)
+        return self.text.hidden(words_BTD, Context(positions_BT, real_BT[:, None, None]))
 
     def fused(self, texts: Texts, pictures_NPD: Tensor) -> Tensor:
         """(N, T, D): each text with its picture."""
@@ -59,9 +65,9 @@ class SkipFusionEncoder(nn.Module):
         """(V, D): what masked words are told by; the head of FusionForMaskedLM is tied to them."""
         return self.fusion.embeddings.words.weight
 
-    def forward(self, ids_BT: Tensor, real_BT: Tensor, memories: Mapping[str, Memory]) -> Memory:
-        text_BTD = self.read(ids_BT, real_BT)
-        pictures = memories.get("image") or Memory(text_BTD[:, :0], ids_BT[:, :0])
+    def forward(self, words_BTD: Tensor, real_BT: Tensor, memories: Mapping[str, Memory]) -> Memory:
+        text_BTD = self._states(words_BTD, real_BT)
+        pictures = memories.get("image") or Memory(text_BTD[:, :0], real_BT[:, :0].long())
         pictures, text_BTD = self.fusion(text_BTD, real_BT, pictures)
         features_BSD = torch.cat([pictures.features_BSD, text_BTD], 1)
         return Memory(features_BSD, torch.cat([pictures.item_BS, real_BT.long()], 1))

@@ -88,7 +88,7 @@ class Desk:
         request = Request(
             sampler=Sampler(sampling, rows=1, prompts=[words_of(example)]),
             words=Words(tokenizer.stream(), stops=stops),
-            stops=[tokenizer.id_of(token) for token in template.stops],
+            stops=[tokenizer.stop_id(token) for token in template.stops],
             limit=min(limit, room(self.processor, example)),
             logprobs=logprobs,
             name=example.name,

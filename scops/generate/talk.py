@@ -64,7 +64,7 @@ def pieces(
     yield from stream(
         system.session(batch, max(map(len, examples)) + max(limits)),
         words=[Words(tokenizer.stream(), stops=stops) for _ in examples],
-        stops=[tokenizer.id_of(token) for token in template.stops],
+        stops=[tokenizer.stop_id(token) for token in template.stops],
         limit=limits,
         sampler=Sampler(sampling, rows=len(examples), prompts=[words_of(example) for example in examples]),
     )

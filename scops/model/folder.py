@@ -69,24 +69,25 @@ def read_config(folder: Path) -> Config:
     specs = {system: module_of(system).spec_of(content) for system in SYSTEMS}
     found = {system: spec for system, spec in specs.items() if spec is not None}
     if found:
-        open_still = len(found) > 1 or any(hasattr(module_of(system), "settled") for system in found)
-        shapes = _shapes(folder) if open_still else {}
-        system = next(iter(found)) if len(found) == 1 else _by_weights(found, shapes)
-        module = module_of(system)
+        modules = {system: module_of(system) for system in found}
+        settles = any(hasattr(module, "settled") or len(module.KEYS) > 1 for module in modules.values())
+        shapes = _shapes(folder) if len(found) > 1 or settles else {}
+        system, layout = _by_weights(found, shapes)
+        module = modules[system]
         spec = module.settled(found[system], shapes) if shapes and hasattr(module, "settled") else found[system]
-        return Config(system, size_of(module, spec), spec, next(iter(module.KEYS)))
+        return Config(system, size_of(module, spec), spec, layout)
     kind = content.get("model_type")
     raise ValueError(f"{path} is of model_type {kind!r}, which no system here reads{nearest(str(kind), SYSTEMS)}")
 
 
-def _by_weights(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Of systems that read the same config.json, the first whose table knows all names of the folder's weights."""
-    for system, spec in found.items():
-        keys = module_of(system).KEYS
+def _by_weights(found: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
+    """The first system and layout, of those that the config.json may mean, that know all names of the folder's weights."""
+    known = [(system, layout) for system in found for layout in module_of(system).KEYS]
+    for system, layout in known:
         with suppress(KeyMismatch):
-            keys[next(iter(keys))](spec).load_names(shapes)
-            return system
-    return next(iter(found))  # whose table will say what it does not know
+            module_of(system).KEYS[layout](found[system]).load_names(shapes)
+            return system, layout
+    return known[0]  # which will say what it does not know
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -171,7 +172,7 @@ def processor_config(layout: Layout) -> dict[str, Any]:
 
 
 def generation_config(layout: Layout, tokenizer: Tokenizer) -> dict[str, Any]:
-    stops = [tokenizer.id_of(token) for token in layout.template.stops]
+    stops = [tokenizer.stop_id(token) for token in layout.template.stops]
     found = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": stops,

@@ -2,6 +2,7 @@
 
 # B rows, T tokens, M media items of all rows, I prepared pictures, P features per picture, Q tokens per item,
 # S memory slots, D width, V vocabulary
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 
 from scops.core.batch import Batch
 from scops.core.pairs import Pairing, Texts
-from scops.models.beside import remembered
 from scops.models.cached import CachedSession
-from scops.models.decoder import connected, encoded
+from scops.models.decoder import MediaInput, connected, encoded
 from scops.models.encoded import Encoded
 from scops.models.pairs import PairHeads
 from scops.models.replies import prompts_of, replies_of
@@ -40,6 +40,17 @@ class Writer(Protocol):
     def logits(self, x: Tensor) -> Tensor: ...
 
 
+class Encoder(Protocol):
+    """Reads prompts: words among which media stand, and media beside them by kind. A kind of which the batch has no item is
+    left out of the memories."""
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+
+    def __call__(self, words_BTD: Tensor, real_BT: Tensor, memories: Mapping[str, Memory]) -> Memory:
+        """All that a decoder may ask."""
+        ...
+
+
 class Reader(Protocol):
     """An encoder that reads texts alone, and together with pictures."""
 
@@ -53,29 +64,18 @@ class Reader(Protocol):
     def fused(self, texts: Texts, pictures_NPD: Tensor) -> Tensor: ...
 
 
-class MediaFeatures(nn.Module):
-    """One kind of media: its encoder, and what brings the features to the width that is asked."""
-
-    def __init__(self, encoder: nn.Module, connector: nn.Module):
-        super().__init__()
-        self.encoder, self.connector = encoder, connector
-
-
 class EncoderDecoder(nn.Module):
     """Satisfies scops.core.system.Decoder. The last assistant's turn of a row is the decoder's, all before is the encoder's.
 
     Args:
-        encoder: (ids_BT, real_BT, memories by kind) -> Memory of all that a decoder may ask. A kind of which the batch has
-            no item is left out of the memories.
+        encoder: an `Encoder`.
         decoder: a `Writer`.
         pairs: compares pictures with texts, for retrieval and pre-training; the encoder is then also a `Reader`. Texts to be
             compared stand where replies do.
-        inputs: by kind of media, standing at that name.
+        inputs: by kind of media, standing at that name; among the words of the prompt, or beside them.
     """
 
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, *, pairs: PairHeads | None = None, **inputs: MediaFeatures
-    ):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, *, pairs: PairHeads | None = None, **inputs: MediaInput):
         super().__init__()
         self.kinds = tuple(inputs)
         for kind, module in inputs.items():
@@ -93,8 +93,8 @@ class EncoderDecoder(nn.Module):
     def reader(self) -> Reader:
         return cast(Reader, self.encoder)
 
-    def input(self, kind: str) -> MediaFeatures:
-        return cast(MediaFeatures, self.get_submodule(kind))
+    def input(self, kind: str) -> MediaInput:
+        return cast(MediaInput, self.get_submodule(kind))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """By kind (I, P, D): features that the batch brings, or what the encoder makes of its pictures."""
@@ -106,12 +106,13 @@ class EncoderDecoder(nn.Module):
 
     def read(self, batch: Batch) -> Memory:
         """The batch's pictures and prompts, read once; a prompt sees all of its pictures, wherever they stand in it."""
-        memories = {}
-        for kind, tokens_MQD in self.connect(batch).items():
-            found = remembered(tokens_MQD, batch.where[kind], batch.documents, tokens=batch.ids_BT.shape[1])
-            memories[kind] = replace(found, positions_BS=None, met_BT=None)
-        ids_BT, real_BT = prompts_of(batch)
-        return self.encoder(ids_BT, real_BT, memories)
+        encoder, ctx = cast(Encoder, self.encoder), Context()
+        x_BTD = encoder.embed(batch.ids_BT)
+        for kind, tokens in self.connect(batch).items():
+            placement, where = self.input(kind).placement, batch.where[kind]
+            x_BTD, ctx = placement.place(x_BTD, tokens, where, ctx, batch.documents)
+        memories = {name: replace(one, positions_BS=None, met_BT=None) for name, one in ctx.memories.items()}
+        return encoder(*prompts_of(batch, x_BTD), memories)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.writer.embed(ids)

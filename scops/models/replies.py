@@ -1,18 +1,17 @@
 """A row of a batch as a prompt and a reply, which the encoder and the decoder of one system read each for itself."""
 
-# B rows, T tokens
+# B rows, T tokens, D width
 import torch
 from torch import Tensor
 
 from scops.core.batch import Batch
 
 
-def prompts_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Ids of all before the replies (B, T), and which of them are no padding."""
+def prompts_of(batch: Batch, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """What stands before the replies (B, T, D), and which of it is no padding (B, T)."""
     starts = _starts(batch)
     start_B1 = torch.tensor(starts, device=batch.ids_BT.device)[:, None]
-    real_BT = torch.arange(max(starts), device=batch.ids_BT.device) < start_B1
-    return batch.ids_BT[:, : max(starts)].masked_fill(~real_BT, 0), real_BT
+    return x_BTD[:, : max(starts)], torch.arange(max(starts), device=batch.ids_BT.device) < start_B1
 
 
 def replies_of(batch: Batch) -> Batch:

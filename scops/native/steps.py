@@ -16,7 +16,7 @@ from scops.native.library import library
 from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
 from scops.native.pages import PagesStruct
 from scops.nn.attention import SelfAttention
-from scops.nn.block import Block, PreNorm, Routed
+from scops.nn.block import Block, PreNorm, Routed, run
 from scops.nn.cache import Paged
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
@@ -167,7 +167,7 @@ class Steps:
         if not self.takes(x_BTD, ctx):
             return self.language.hidden(x_BTD, ctx)
         tokens = Tokens.of(cast(Paged, ctx.cache), x_BTD.shape[1], ctx.positions_BT)
-        x_BTD = x_BTD.clone(memory_format=torch.contiguous_format)
+        x_BTD = run(self.language.enter, x_BTD, ctx).clone(memory_format=torch.contiguous_format)
         for known, sublayers in self.runs:
             if known:
                 x_RD = x_BTD.flatten(0, 1) if tokens.real_R is None else x_BTD.flatten(0, 1)[tokens.real_R]
@@ -219,7 +219,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
     if type(sublayer) is not PreNorm or type(sublayer.body) is not SelfAttention or not _bare(sublayer.scale):
         return None
     body = sublayer.body
-    if body.alibi is not None:
+    if body.bias is not None:
         return None
     norms = [_norm(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
     parts = [matrix_of(_first(cast(nn.Module, getattr(body, name)))) for name in "qkvo"]

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from scops.nn.block import Contextual, run
 from scops.nn.cache import Pair
 from scops.nn.context import Context
-from scops.ops.alibi import Alibi
-from scops.ops.attention import Visible, attend, realise
+from scops.ops.attention import Bias, Visible, attend, realise
 from scops.ops.masks import Sees, earlier
 from scops.ops.rope import Rotary, turned
 
@@ -58,12 +57,13 @@ class SelfAttention(Attention):
     """Asks the stream itself.
 
     Args:
-        alibi: linear biases by distance, in place of a rope.
+        bias: of the scores by places, in place of a rope; what it holds is not this module's. Layers that are given the same
+            one work it out once.
     """
 
-    def __init__(self, *, alibi: Alibi | None = None, **projections: Any):
+    def __init__(self, *, bias: Bias | None = None, **projections: Any):
         super().__init__(**projections)
-        self.alibi = alibi
+        self.bias = bias
 
     def projected(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, T, H), keys and values (B, K, T, H), normed and turned."""
@@ -77,18 +77,23 @@ class SelfAttention(Attention):
     def attended(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         """Queries (for whoever asks something else with them) and what they found in the stream, (B, N, T, H) each."""
         q, k, v = self.projected(x_BTD, ctx)
-        bias = None if self.alibi is None else ctx.once((self.alibi, q.dtype), lambda: self.bias(ctx, q.dtype))
+        bias = self.biased(ctx, q.dtype)
         if ctx.cache is not None:
             return q, ctx.cache.attend(self.slot, q, k, v, ctx.visible, bias)
         return q, attend(q, k, v, ctx.visible, bias=bias)
 
-    def bias(self, ctx: Context, dtype: torch.dtype) -> Tensor:
-        """(B, N, T, S)."""
-        assert self.alibi is not None
-        assert ctx.positions_BT is not None, "linear biases need positions in the context"
-        places_BT = ctx.positions_BT
-        keys_BS = places_BT if ctx.cache is None else ctx.cache.places(places_BT.shape[1])
-        return self.alibi.bias(places_BT, keys_BS).to(dtype)
+    def biased(self, ctx: Context, dtype: torch.dtype) -> Tensor | None:
+        """(B, N, T, S), worked out once for all layers of a forward."""
+        if self.bias is None:
+            return None
+        bias, places_BT = self.bias, ctx.positions_BT
+        assert places_BT is not None, "a bias by places needs positions in the context"
+
+        def make() -> Tensor:
+            keys_BS = places_BT if ctx.cache is None else ctx.cache.places(places_BT.shape[1])
+            return bias(places_BT, keys_BS).to(dtype)
+
+        return ctx.once((bias, dtype), make)
 
     def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         return self.out(self.attended(x_BTD, ctx)[1], ctx)

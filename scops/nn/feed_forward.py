@@ -16,6 +16,17 @@ class FeedForward(nn.Module):
         return self.down(self.activation(self.up(x)))
 
 
+class Gated(nn.Module):
+    """down(activation(gate(x)) * up(x)) (arXiv 2002.05202)"""
+
+    def __init__(self, gate: nn.Module, activation: nn.Module, up: nn.Module, down: nn.Module):
+        super().__init__()
+        self.gate, self.activation, self.up, self.down = gate, activation, up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
 class SwiGlu(nn.Module):
     """down(norm(silu(gate(x)) * up(x))) (arXiv 2002.05202).
 

@@ -1,6 +1,7 @@
 """The one place where attention is computed."""
 
 # B rows, N query heads, K key heads, T queries, S keys, H head width
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from scops.ops.masks import Behind, Causal, Documents, Mask
 
 Visible = Mask | Tensor | None
 """None: every query sees every key. Tensor: bool, broadcastable to (B, N, T, S). Mask: a predicate."""
+Bias = Callable[[Tensor, Tensor], Tensor]
+"""Places of queries (B, T) and of keys (B or 1, S) -> what is added to their scores, (B, N, T, S)."""
 
 
 def attend(

@@ -90,6 +90,13 @@ SYSTEMS = {
             "openflamingo-9b-vitl-mpt7b",
         ),
     ),
+    "blip2": System(
+        "scops.systems.blip2", ("blip2-opt-2.7b", "blip2-opt-6.7b", "blip2-flan-t5-xl", "blip2-flan-t5-xxl")
+    ),
+    "instructblip": System(
+        "scops.systems.instructblip",
+        ("instructblip-vicuna-7b", "instructblip-vicuna-13b", "instructblip-flan-t5-xl", "instructblip-flan-t5-xxl"),
+    ),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),

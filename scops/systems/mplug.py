@@ -25,7 +25,9 @@ from scops.core.stage import Stage
 from scops.encoders.skip_fusion import Fusion, FusionSpec, SkipFusionEncoder
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.bert import BertHead, BertSpec, bert, bert_decoder
-from scops.models.encoder_decoder import READ, EncoderDecoder, MediaFeatures
+from scops.models.beside import Beside
+from scops.models.decoder import MediaInput
+from scops.models.encoder_decoder import READ, EncoderDecoder
 from scops.models.pairs import PairHeads
 from scops.systems import Origins
 
@@ -63,7 +65,7 @@ def build(spec: Spec) -> EncoderDecoder:
         SkipFusionEncoder(text, Fusion(spec.fusion, spec.text)),
         bert_decoder(spec.text, READ),
         pairs=heads,
-        image=MediaFeatures(Vit(spec.vision), narrow),
+        image=MediaInput(Vit(spec.vision), narrow, Beside("image")),
     )
 
 

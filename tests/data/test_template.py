@@ -87,6 +87,30 @@ def test_between_stands_only_beside_media() -> None:
     assert shown(template, turns, reply=False) == "ab|<image>|<image>|c"
 
 
+def test_media_may_stand_before_everything_and_part_texts_where_they_were() -> None:
+    role = Role(before=(Written("Q: "),), between=(Written("|"),))
+    template = Template({"system": role, "user": role, "assistant": role}, start=(Special("<s>"),), media_first=True)
+    turns = (
+        Turn("user", (IMAGE, Text("a"), Text("b"), IMAGE, IMAGE, Text("c"), IMAGE)),
+        Turn("user", (IMAGE, Text("d"))),
+    )
+    assert shown(template, turns, reply=False) == "<image>" * 5 + "<s>Q: ab|cQ: d"
+    said = [segment.said for segment in segments(template, turns, reply=False) if isinstance(segment.piece, Media)]
+    assert said == ["a\nb\nc"] * 4 + ["d"]
+
+
+def test_a_reply_begins_with_its_lead_once_and_a_prompt_ends_before_it() -> None:
+    answer = Role(before=(Written(" Answer:"),), after=(Written("\n"),), lead=" ")
+    template = Template({"system": Role(), "user": Role(), "assistant": answer})
+    asked = (Turn("user", (Text("What?"),)),)
+    for reply in ("an owl", " an owl"):
+        turns = (*asked, Turn("assistant", (Text(reply),), learn=True))
+        assert shown(template, turns, reply=False) == "What? Answer: an owl\n"
+        learnt = [s.piece.text for s in segments(template, turns, reply=False) if s.learn]
+        assert "".join(learnt) == " an owl\n"
+    assert shown(template, asked, reply=True) == "What? Answer:"
+
+
 def test_wrong_conversations_are_refused() -> None:
     with pytest.raises(ValueError, match="assistant's already"):
         segments(CHATML, (Turn("assistant", (Text("a"),)),), reply=True)
@@ -112,8 +136,10 @@ turn = st.one_of(
 piece = st.one_of(st.text(max_size=5).map(Written), st.sampled_from(["<s>", "}}", "'"]).map(Special))
 pieces = st.lists(piece, max_size=2).map(tuple)
 role = st.builds(Role, pieces, pieces, pieces, pieces)
-roles = st.fixed_dictionaries({"system": role, "user": role, "assistant": role})
-template = st.builds(Template, roles, pieces, st.one_of(st.none(), st.text(max_size=5)))
+answer = st.builds(Role, pieces, pieces, pieces, pieces, st.sampled_from(["", " ", "a'\n"]))
+roles = st.fixed_dictionaries({"system": role, "user": role, "assistant": answer})
+said = st.one_of(st.none(), st.text(max_size=5))
+template = st.builds(Template, roles, pieces, said, media_first=st.booleans())
 
 
 @given(template, st.lists(turn, min_size=1, max_size=4), st.booleans(), st.booleans())

@@ -21,7 +21,9 @@ from scops.core.pairs import Pairing, Texts
 from scops.data.collate import pad
 from scops.encoders.vit import VitSpec, block
 from scops.language.bert import Bert, BertHead, BertSpec, cross_block, self_block
-from scops.models.encoder_decoder import EncoderDecoder, MediaFeatures
+from scops.models.beside import Beside
+from scops.models.decoder import MediaInput
+from scops.models.encoder_decoder import EncoderDecoder
 from scops.models.pairs import PairHeads
 from scops.nn.context import Context, Memory
 from scops.objectives import OBJECTIVES
@@ -119,7 +121,7 @@ def test_a_step_of_albef_equals_the_reference(golden: Golden, monkeypatch: pytes
     system = EncoderDecoder(
         Encoder(spec, text["fusion_layer"]), nn.Identity(),
         pairs=PairHeads(pairing, picture_dim=32, text_dim=32, words=BertHead(spec)),
-        image=MediaFeatures(tower, nn.Identity()),
+        image=MediaInput(tower, nn.Identity(), Beside("image")),
     )  # fmt: skip
     names, queues = keys(text["fusion_layer"], 4), ("image_queue", "text_queue", "queue_ptr")
     own = {k: v for k, v in weights.items() if "_m." not in k and k not in queues}

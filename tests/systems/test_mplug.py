@@ -71,7 +71,7 @@ def test_every_probe_equals_the_reference(golden: Golden, system: torch.nn.Modul
     fused_image, fused_text = system.encoder.fusion(text, real, pictures)
     assert close(fused_image.features_BSD, wanted["fused_image"])
     assert close(fused_text, wanted["fused_text"])
-    memory = system.encoder(inputs["input_ids"], real, {"image": pictures})
+    memory = system.encoder(system.encoder.embed(inputs["input_ids"]), real, {"image": pictures})
     answers, answered = inputs["answer_ids"], inputs["answer_mask"].bool()
     positions = torch.arange(answers.shape[1]).expand_as(answers)
     ctx = Context(positions, Causal(), memories={READ: memory})
