@@ -1,13 +1,13 @@
 """InstructBLIP (arXiv 2305.06500; salesforce/LAVIS, blip2_vicuna_instruct.py and blip2_t5_instruct.py): BLIP-2 whose Q-Former reads
 the instruction, in BERT's words, beside its queries. The queries alone go on, in front of all text of a frozen Vicuna or FlanT5."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.checkpoints.keymap import KeyMap
 from scops.connectors.qformer import QFormerSpec, tokens_for
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Template, TurnText
+from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Role, Slot, Template, TurnText
 from scops.core.stage import Stage
 from scops.encoders.eva import EvaSpec
 from scops.language.llama import LlamaSpec
@@ -106,10 +106,22 @@ TEMPLATES: dict[type, Template] = {
 }
 
 
+@dataclass(frozen=True)
+class PerFrame:
+    """Every frame of a clip is looked at for itself (arXiv 2305.06500, section 3.1)."""
+
+    slot: Slot
+
+    def __call__(self, times: Sequence[float]) -> tuple[Slot, ...]:
+        return (self.slot,) * len(times)
+
+
 def layout(spec: Spec) -> Layout:
-    slot = Always((Slot("image", tokens_for(spec.qformer), words=TurnText()),))
-    pixels, template = squares(spec.vision.image), TEMPLATES[type(spec.language)]
-    return Layout(template, {"image": MediaLayout(pixels, slot)}, spec.language.context)
+    pixels = squares(spec.vision.image)
+    slot = Slot("image", tokens_for(spec.qformer), words=TurnText() if spec.qformer.vocab else ())
+    clip = ClipLayout(pixels, PerFrame(slot), PerSecond(most=4))
+    media = {"image": MediaLayout(pixels, Always((slot,))), "video": clip}
+    return Layout(TEMPLATES[type(spec.language)], media, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------

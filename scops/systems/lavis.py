@@ -217,6 +217,8 @@ def lavis_numbers(config: Mapping[str, Any], known: Mapping[str, Language], qfor
         raise ValueError(f"vit_model is {config['vit_model']!r}; only 'eva_clip_g' is built")
     vision = EvaSpec(**config["vision"]) if "vision" in config else EvaSpec()
     asking = QFormerSpec(**config["qformer"]) if "qformer" in config else qformer
+    if not config.get("qformer_text_input", True):
+        asking = replace(asking, vocab=0)
     return {
         "vision": replace(vision, image=config.get("image_size", vision.image)),
         "qformer": replace(asking, queries=config.get("num_query_token", asking.queries)),
