@@ -60,9 +60,10 @@ class QFormerBlock(Contextual):
 
     def __init__(self, attn: PostNorm, cross: PostNorm | None, query: PostNorm, text: PostNorm | None):
         super().__init__()
-        self.attn, self.query = attn, query
+        self.attn = attn
         if cross is not None:
             self.cross = cross
+        self.query = query
         if text is not None:
             self.text = text
 

@@ -1,7 +1,9 @@
 """A run becomes a trained system: its parts are opened, its data sets too, and the loop is started."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +56,20 @@ def build(run: Run) -> Model:
     model = load(run.init, dtype=torch.float32)
     if model.system != system:
         raise ValueError(f"init {run.init} is a {model.system}, but the run's system {run.system!r} is a {system}")
+    if run.system == size:
+        _check_parts(run, model.spec, module_of(system).SIZES[size])
     return model
+
+
+def _check_parts(run: Run, spec: Any, named: Any) -> None:
+    """What a run begins with has the kinds of parts of the size that it names, whose recipe it follows."""
+    for field, expected in vars(named).items():
+        kinds = [type(x).__name__ for x in (getattr(spec, field), expected) if is_dataclass(x)]
+        if len(set(kinds)) > 1:
+            raise ValueError(
+                f"init {run.init} has a {field} of {kinds[0]}, but the run's system {run.system!r} one of {kinds[1]}; "
+                "name the size that it is of"
+            )
 
 
 def stages_of(run: Run) -> Mapping[str, Stage]:

@@ -157,7 +157,7 @@ def draw_lane(
     if lane.inline and (place := page.marks.get(f"place:{lane.kind}")):
         x, y, wide, _ = place
         way += [(turn, y - 11), (x + wide / 2, y - 11), (x + wide / 2, y)]
-    elif place := _asking(page, lane.kind):
+    elif not lane.inline and (place := _asking(page, lane.kind)):
         x, y, _, high = place
         way += [(turn, y + high / 2), (x, y + high / 2)]
     else:

@@ -11,14 +11,15 @@ from scops.lab.figure.frames import Frame, Residual
 from scops.lab.figure.kinds import MOST_KINDS, kind_of_each, kinds_of, lighter, numbers_of, runs_of
 from scops.nn.attention import Attention, CrossAttention
 from scops.nn.block import Block, PostNorm, PreNorm, Routed
-from scops.nn.feed_forward import FeedForward, SwiGlu
+from scops.nn.feed_forward import FeedForward, Gated, SwiGlu
 from scops.nn.lora import LoRA
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm2d, nn.GroupNorm)
 NOTHING = (nn.Identity, nn.Dropout)
+FEEDS = (FeedForward, Gated, SwiGlu)
 TITLES = {
     "SelfAttention": "Self-attention", "CrossAttention": "Cross-attention", "SwiGlu": "SwiGLU",
-    "FeedForward": "Feed-forward", "Conv2d": "Convolution", "Conv3d": "Convolution",
+    "FeedForward": "Feed-forward", "Gated": "Gated feed-forward", "Conv2d": "Convolution", "Conv3d": "Convolution",
 }  # fmt: skip
 ATTENTION, MEMORY, FEED, NORM, WORDS, LINEAR = "#fde3c3", "#f9d3cb", "#cfe6f8", "#f4f1cd", "#f8dde6", "#e7e3f5"
 KINDS = ("#dfe5ec", "#f9c9a0", "#cbb8ec")
@@ -127,7 +128,7 @@ class Opener:
         routed = isinstance(module, Routed)
         expert = module.experts[0] if isinstance(module, Routed) else module
         inner = [(n, child) for n, child in _children(expert) if _composite(child)]
-        if routed or isinstance(expert, Attention | FeedForward | SwiGlu) or not inner:
+        if routed or isinstance(expert, (Attention, *FEEDS)) or not inner:
             return self.plate(module, name, titled=titled)
         head = self.plate(expert, name, titled=titled)
         head = replace(head, chips=tuple(chip for chip in head.chips if chip.name not in dict(inner)))
@@ -163,7 +164,7 @@ def notes_of(module: nn.Module) -> tuple[str, ...]:
     """Sizes, or what a class of this library says of itself."""
     if isinstance(module, Attention):
         return (_heads(module),)
-    if isinstance(module, FeedForward):
+    if isinstance(module, FeedForward | Gated):
         up, down = _widths(module.up), _widths(module.down)
         sizes = f"{up[0]} → {up[1]} → {down[1]}, " if up and down else ""
         return (sizes + type(module.activation).__name__,)
@@ -233,7 +234,7 @@ def _fill(module: nn.Module) -> str:
     if isinstance(getattr(module, "memory", None), str):
         return MEMORY
     for kinds, colour in (
-        ((Attention,), ATTENTION), ((FeedForward, SwiGlu), FEED), (NORMS, NORM), ((nn.Embedding,), WORDS),
+        ((Attention,), ATTENTION), (FEEDS, FEED), (NORMS, NORM), ((nn.Embedding,), WORDS),
         ((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), LINEAR),
     ):  # fmt: skip
         if isinstance(module, kinds):
@@ -247,7 +248,7 @@ def _torchs(module: nn.Module) -> bool:
 
 def _opens(module: nn.Module) -> bool:
     """Whether its parts are worth a chip each: what they are does not follow from the title."""
-    if isinstance(module, FeedForward | SwiGlu):
+    if isinstance(module, FEEDS):
         return any(isinstance(child, Routed) for child in module.children())
     return type(module).__module__.startswith("scops.")
 
