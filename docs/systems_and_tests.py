@@ -174,9 +174,31 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[text]",
         },
     ),
+    Row(
+        "blip2", "BLIP-2 (as it writes, OPT and FlanT5)", "Multimodal language models",
+        {
+            BUILT: "systems.test_blip2.test_full_sizes_have_the_counts_and_names_of_transformers",
+            READS: "systems.test_blip2.test_keys_round_trip_bitwise_in_both_layouts",
+            EQUAL: "systems.test_blip2.test_features_tokens_and_logits_equal_transformers",
+            CACHED: "systems.test_blip2.test_cached_sessions_of_opt_equal_recompute",
+            TRAINS: "systems.test_blip2.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[blip2_opt]",
+        },
+    ),
+    Row(
+        "instructblip", "InstructBLIP", "Multimodal language models",
+        {
+            BUILT: "systems.test_instructblip.test_full_sizes_have_the_names_and_shapes_of_transformers",
+            READS: "systems.test_instructblip.test_keys_round_trip_bitwise_in_both_layouts",
+            EQUAL: "systems.test_instructblip.test_tokens_and_logits_equal_transformers_with_instructions_of_unequal_length",
+            CACHED: "systems.test_instructblip.test_cached_sessions_with_llama_equal_recompute",
+            TRAINS: "systems.test_instructblip.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[instructblip]",
+        },
+    ),
     *planned(
         "Multimodal language models",
-        flamingo="Flamingo / OpenFlamingo", blip="BLIP", blip2="BLIP-2", instructblip="InstructBLIP", minigpt4="MiniGPT-4",
+        flamingo="Flamingo / OpenFlamingo", blip="BLIP", minigpt4="MiniGPT-4",
         llava="LLaVA 1.0 / 1.5 / NeXT", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
         xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
         llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",

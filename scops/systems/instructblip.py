@@ -129,8 +129,8 @@ def layout(spec: Spec) -> Layout:
 INSTRUCT = Stage(
     "instruct", train=("image.connector",), data=("instructions",), steps=60_000, batch=128, lr=1e-5, warmup=1_000,
     schedule="cosine", weight_decay=0.05,
-    source="arXiv 2305.06500 section 2.6: at most 60K steps; 13 held-in data sets, drawn by the square roots of their sizes; begins "
-    "with BLIP-2's second stage",
+    source="arXiv 2305.06500 section 2.6, recalled (LAVIS has no training configuration): at most 60K steps; 13 held-in data sets, "
+    "drawn by the square roots of their sizes; begins with BLIP-2's second stage",
 )  # fmt: skip
 STAGES = {
     "instructblip-vicuna-7b": (INSTRUCT,),
