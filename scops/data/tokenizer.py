@@ -107,7 +107,8 @@ class Tokenizer:
     def around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's own rule puts before and behind a text ("[CLS]" and "[SEP]" in BERT); bos and eos without one."""
         if self.backend.post_processor is None:
-            return tuple([] if one is None else [one] for one in (self.bos_id, self.eos_id))
+            before, after = ([] if one is None else [one] for one in (self.bos_id, self.eos_id))
+            return before, after
         made = self.backend.encode("a")
         words = [at for at, special in enumerate(made.special_tokens_mask) if not special]
         return made.ids[: words[0]], made.ids[words[-1] + 1 :]

@@ -74,16 +74,18 @@ class Placed(Contextual):
 def opt(spec: OptSpec) -> LanguageModel:
     narrow = spec.width != spec.dim
     widen = nn.Linear(spec.width, spec.dim, bias=False) if narrow else nn.Identity()
-    last = norm(spec) if spec.norms == "before" else nn.Identity()
+    last: nn.Module = norm(spec) if spec.norms == "before" else nn.Identity()
+    if narrow:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(norm=last)
+        parts["project"] = nn.Linear(spec.dim, spec.width, bias=False)
+        last = nn.Sequential(parts)
     return LanguageModel(
         nn.Embedding(spec.vocab, spec.width),
         [block(spec) for _ in range(spec.layers)],
         enter=Placed(spec.context, spec.dim, widen),
-        norm=last if not narrow else nn.Sequential(
-            OrderedDict(norm=last, project=nn.Linear(spec.dim, spec.width, bias=False))
-        ),
+        norm=last,
         head=None if spec.tied else nn.Linear(spec.width, spec.vocab, bias=False),
-    )  # fmt: skip
+    )
 
 
 def block(spec: OptSpec) -> Block:

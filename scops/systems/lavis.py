@@ -97,15 +97,19 @@ def language_keys(spec: Language) -> KeyMap:
 def parts(spec: Numbers) -> dict[str, tuple[Published, ...]]:
     """What was frozen: eva_vit_g.pth, which has more blocks than run, and a language model; T5's folder gives two parts."""
     blocks = tuple(f"blocks.{number}" for number in range(spec.vision.layers))
-    tower = {"image.encoder": (Published(LAVIS_EVA, ("cls_token", "pos_embed", "patch_embed", *blocks)),)}
+    made: dict[str, tuple[Published, ...]] = {
+        "image.encoder": (Published(LAVIS_EVA, ("cls_token", "pos_embed", "patch_embed", *blocks)),)
+    }
     language = spec.language
     if isinstance(language, T5Spec):
         head = () if language.tied else ("lm_head",)
-        decoder = Published(t5_decoder(language), ("shared", "decoder", *head))
-        return tower | {"encoder": (Published(t5_encoder(language), ("encoder",)),), "decoder": (decoder,)}
-    if isinstance(language, OptSpec):
-        return tower | {"language": (Published(hub_opt(language)), Published(bare_opt(language)))}
-    return tower | {"language": (Published(HUB_LLAMA),)}
+        made["encoder"] = (Published(t5_encoder(language), ("encoder",)),)
+        made["decoder"] = (Published(t5_decoder(language), ("shared", "decoder", *head)),)
+    elif isinstance(language, OptSpec):
+        made["language"] = (Published(hub_opt(language)), Published(bare_opt(language)))
+    else:
+        made["language"] = (Published(HUB_LLAMA),)
+    return made
 
 
 def settled(spec: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
