@@ -45,7 +45,7 @@ def bloom(spec: BloomSpec) -> LanguageModel:
 
 def block(spec: BloomSpec, biases: Alibi) -> Block:
     q, k, v, o = (nn.Linear(spec.dim, spec.dim) for _ in range(4))
-    attention = SelfAttention(bias=biases.bias, q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
+    attention = SelfAttention(bias=biases, q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
     up, down = nn.Linear(spec.dim, 4 * spec.dim), nn.Linear(4 * spec.dim, spec.dim)
     return Block(
         attn=PreNorm(nn.LayerNorm(spec.dim, spec.eps), attention),

@@ -14,7 +14,7 @@ class Alibi:
 
     slopes: tuple[float, ...]
 
-    def bias(self, queries_BT: Tensor, keys_BS: Tensor) -> Tensor:
+    def __call__(self, queries_BT: Tensor, keys_BS: Tensor) -> Tensor:
         """float32 (B, N, T, S). Distances, not places, so that it stays exact near the query when it is rounded."""
         slopes_N11 = torch.tensor(self.slopes, dtype=torch.float32, device=queries_BT.device)[:, None, None]
         return slopes_N11 * (keys_BS[:, None, None] - queries_BT[:, None, :, None])
