@@ -263,6 +263,22 @@ def flamingo() -> Model:
     return model
 
 
+def idefics(size: str = "idefics-9b") -> Model:
+    """IDEFICS at a tiny size: a LLaMA that looks at the latest picture before its first layer."""
+    backend = Backend.from_str(_trained())
+    backend.add_special_tokens(["<fake_token_around_image>", "<end_of_utterance>"])
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "perceiver": {"dim": 12, "hidden": 48, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
+        "language": LANGUAGE | {"kv_heads": 4, "vocab": 310},
+        "every": 2,
+    }
+    words = Tokenizer(backend, bos="<s>", eos="</s>", pad="<unk>")
+    model = scops.create(size, sizes, tokenizer=words, pretrained=False)
+    randomise(model.module)
+    return model
+
+
 MODELS = {
     "composed": composed,
     "owl": owl,
@@ -282,6 +298,7 @@ MODELS = {
     "blip2_t5": blip2_t5,
     "instructblip": instructblip,
     "instructblip_t5": instructblip_t5,
+    "idefics": idefics,
     "text": text_only,
 }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from scops.checkpoints.op import (
     Concat,
     Copies,
+    Inverse,
     LeadingAxes,
     Op,
     Repeated,
@@ -25,7 +26,7 @@ from scops.checkpoints.op import (
 from scops.core.names import nearest
 
 __all__ = [
-    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated", "Rule", "Split", "SplitPerHead",
+    "Concat", "Copies", "Inverse", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated", "Rule", "Split", "SplitPerHead",
     "Stack", "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 

@@ -219,6 +219,19 @@ class Unpermute(Op):
 
 
 @dataclass(frozen=True)
+class Inverse(Op):
+    """The other way round: ours is what the op says of theirs."""
+
+    op: Op
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.op.save(tensors)
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.op.load(tensors)
+
+
+@dataclass(frozen=True)
 class Then(Op):
     """One op after the other, as read from theirs to ours."""
 

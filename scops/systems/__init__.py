@@ -97,6 +97,9 @@ SYSTEMS = {
         "scops.systems.instructblip",
         ("instructblip-vicuna-7b", "instructblip-vicuna-13b", "instructblip-flan-t5-xl", "instructblip-flan-t5-xxl"),
     ),
+    "idefics": System(
+        "scops.systems.idefics", ("idefics-9b", "idefics-9b-instruct", "idefics-80b", "idefics-80b-instruct")
+    ),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
