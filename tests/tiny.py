@@ -250,7 +250,7 @@ def gpt_neox_tokenizer() -> Tokenizer:
     return Tokenizer(backend, eos="<|endoftext|>", pad="<PAD>")
 
 
-def flamingo() -> Model:
+def open_flamingo() -> Model:
     """OpenFlamingo at a tiny size: pictures stand beside an MPT, two of whose layers look at the latest."""
     sizes = {
         "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
@@ -259,6 +259,19 @@ def flamingo() -> Model:
         "gates": {"heads": 2, "head_dim": 6},
     }
     model = scops.create("openflamingo-3b-vitl-mpt1b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def flamingo() -> Model:
+    """The paper's Flamingo at a tiny size, for pictures and clips of three frames."""
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "perceiver": {"dim": 12, "hidden": 20, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3, "frames": 3},
+        "language": {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "vocab": 310, "context": 160},
+        "gates": {"every": 2, "heads": 2, "head_dim": 6},
+    }
+    model = scops.create("flamingo-3b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
     randomise(model.module)
     return model
 
@@ -294,6 +307,7 @@ MODELS = {
     "docowl2": docowl2,
     "skip": skip,
     "flamingo": flamingo,
+    "open_flamingo": open_flamingo,
     "blip2_opt": blip2_opt,
     "blip2_t5": blip2_t5,
     "instructblip": instructblip,

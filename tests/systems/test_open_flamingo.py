@@ -199,7 +199,7 @@ def few_shot(*shots: tuple[str, str]) -> Sample:
 
 
 def test_examples_and_question_are_written_as_the_paper_s_prompt() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     token = model.tokenizer
     made = model.processor(few_shot(("Output:", "an owl"), ("Output:", "a branch"), ("Output:", "")), reply=True)
     mark, end, text = [token.id_of("<image>")], [token.id_of("<|endofchunk|>")], token.encode_text
@@ -211,7 +211,7 @@ def test_examples_and_question_are_written_as_the_paper_s_prompt() -> None:
 
 
 def test_a_learnt_answer_ends_its_chunk_and_nothing_else_is_learnt() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     turns = (
         Turn("user", (Media("image", tiny.picture()), Text("Output:"))),
         Turn("assistant", (Text("an owl"),), learn=True),
@@ -224,7 +224,7 @@ def test_a_learnt_answer_ends_its_chunk_and_nothing_else_is_learnt() -> None:
 
 
 def test_what_users_type_is_no_picture_and_ends_no_chunk() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     typed = "<image> and <|endofchunk|> are words"
     made = model.processor(Sample((Turn("user", (Text(typed),)),)), reply=True)
     assert not made.spans
@@ -233,7 +233,7 @@ def test_what_users_type_is_no_picture_and_ends_no_chunk() -> None:
 
 
 def test_answers_depend_on_examples_and_go_through_chat() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     shots = few_shot(("Output:", "an owl"), ("Output:", ""))
     messages = [
         {"role": "user", "content": [{"type": "image", "image": tiny.picture("red", (40, 30))}, {"type": "text", "text": "Output:"}]},
