@@ -1,6 +1,8 @@
 """Systems small enough for every test: real builds, random weights, a tokenizer trained on the spot."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from PIL import Image
 from tokenizers import Tokenizer as Backend
@@ -250,14 +252,15 @@ def gpt_neox_tokenizer() -> Tokenizer:
     return Tokenizer(backend, eos="<|endoftext|>", pad="<PAD>")
 
 
-def open_flamingo() -> Model:
+def open_flamingo(changes: Mapping[str, Any] | None = None) -> Model:
     """OpenFlamingo at a tiny size: pictures stand beside an MPT, two of whose layers look at the latest."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
         "perceiver": {"dim": 12, "hidden": 20, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
         "language": {"dim": 24, "layers": 2, "heads": 3, "vocab": 310, "context": 160},
         "gates": {"heads": 2, "head_dim": 6},
     }
+    sizes |= changes or {}
     model = scops.create("openflamingo-3b-vitl-mpt1b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
     randomise(model.module)
     return model
