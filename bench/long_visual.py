@@ -1,8 +1,10 @@
-"""Many pictures in one conversation: beside the sequence (mPLUG-Owl3) against in it (as LLaVA does), same tower and layers.
+"""Many pictures in one conversation: beside the sequence (mPLUG-Owl3, Flamingo) against in it (as LLaVA does), same tower and
+layers.
 
-Both systems have one tower, one projection and the same LLaMA layers, with random weights; in one of them four layers ask
-the pictures beside the text and a picture takes one token of text, in the other a picture's tokens stand in the sequence. The
-tower works alike in both, so its features are given: what is measured is the rest, up to the first token, and after it.
+The systems have one tower and the same LLaMA layers, with random weights. In one of them four layers ask all pictures beside the
+text and a picture takes one token of text; in another, four more layers ask the latest picture alone, of which a resampler has left
+a few tokens; in the last a picture's tokens stand in the sequence. The tower works alike in all, so its features are given: what
+is measured is the rest, up to the first token, and after it.
 """
 
 import gc
@@ -20,9 +22,12 @@ from torch import nn
 from bench import plot
 from bench.memory import kept_bytes, peak_bytes
 from bench.pair import Settings, beginning, head, keep, options
+from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
 from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pad
+from scops.language.gated import GatedSpec, gated_llama
 from scops.language.llama import LlamaSpec, llama
+from scops.models.beside import Beside
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.initialise import initialise
 from scops.systems import mplug_owl3
@@ -34,7 +39,10 @@ TEXT, STEPS = 64, 8
 VISION = mplug_owl3.SiglipSpec(dim=128, hidden=256, layers=1, heads=4, image=112, patch=14)
 LANGUAGE = LlamaSpec(dim=256, hidden=768, layers=8, heads=8, kv_heads=2, vocab=8192, context=16384)
 HYPER = (1, 3, 5, 7)
-BESIDE, INSIDE = "beside the sequence", "in the sequence"
+GATES = GatedSpec(every=2, heads=8, head_dim=32)
+LATENTS, DEPTH = 16, 2
+"""Of the resampler; in the published models a fourth of CLIP's 256 features and 6 layers."""
+BESIDE, LATEST, INSIDE = "beside the sequence", "beside it, the latest asked (Flamingo)", "in the sequence"
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Point:
 
 
 class Side:
-    """One of the two systems.
+    """One of the systems.
 
     Args:
         each: tokens of a picture in the sequence; 0 when it stands beside it, marked by one word.
@@ -92,21 +100,32 @@ class Side:
         return first, (perf_counter() - start) / STEPS
 
 
+def gated(vision: mplug_owl3.SiglipSpec, language: LlamaSpec, gates: GatedSpec) -> MultimodalDecoder:
+    """Flamingo's arrangement around the same tower and layers."""
+    resampler = PerceiverSpec(vision.dim, 4 * vision.dim, DEPTH, gates.heads, vision.dim // gates.heads, LATENTS)
+    shown = MediaInput(mplug_owl3.Siglip(vision), PerceiverResampler(resampler), Beside("image"))
+    return MultimodalDecoder(gated_llama(language, gates, "image", width=vision.dim), image=shown)
+
+
 def sides(
-    vision: mplug_owl3.SiglipSpec = VISION, language: LlamaSpec = LANGUAGE, hyper: Sequence[int] = HYPER
+    vision: mplug_owl3.SiglipSpec = VISION,
+    language: LlamaSpec = LANGUAGE,
+    hyper: Sequence[int] = HYPER,
+    gates: GatedSpec = GATES,
 ) -> list[Side]:
     beside = mplug_owl3.build(mplug_owl3.Spec(vision, language, tuple(hyper)))
     shown = MediaInput(beside.input("image").encoder, nn.Linear(vision.dim, language.dim), Inline())
     inside = MultimodalDecoder(llama(language), image=shown)
     return [
         Side(BESIDE, beside, vision=vision, vocab=language.vocab, each=0),
+        Side(LATEST, gated(vision, language, gates), vision=vision, vocab=language.vocab, each=0),
         Side(INSIDE, inside, vision=vision, vocab=language.vocab, each=vision.tokens),
     ]
 
 
 @torch.no_grad()
 def measure(both: Sequence[Side], pictures: int, rounds: int) -> list[Point]:
-    """Both in every round, who begins alternates; the first round is not kept."""
+    """All in every round, from the first to the last and back in turn; the first round is not kept."""
     batches = [side.batch(pictures) for side in both]
     found: list[list[tuple[float, float]]] = [[] for _ in both]
     for round_ in range(rounds + 1):
@@ -127,7 +146,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         *beginning(result),
         f"{VISION.tokens} tokens a picture, {TEXT} words; language model {LANGUAGE.dim} wide, {LANGUAGE.layers} layers, "
-        f"{LANGUAGE.heads} heads ({LANGUAGE.kv_heads} for keys), pictures asked in layers {', '.join(map(str, HYPER))}.", "",
+        f"{LANGUAGE.heads} heads ({LANGUAGE.kv_heads} for keys), pictures asked in layers {', '.join(map(str, HYPER))}, in Flamingo's "
+        f"arrangement by {LANGUAGE.layers // GATES.every} gated layers more; {LATENTS} latents, {DEPTH} layers of resampler.", "",
         "| pictures | where | first token, ms | further tokens, 1/s | most memory, MB | kept, MB |", "|--:|---|--:|--:|--:|--:|",
     ]  # fmt: skip
     for pair in zip(*result["sides"].values(), strict=True):

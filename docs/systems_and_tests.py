@@ -196,9 +196,40 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[instructblip]",
         },
     ),
+    Row(
+        "flamingo", "Flamingo (with parts that stand in for NFNet and Chinchilla)", "Multimodal language models",
+        {
+            CACHED: "systems.test_flamingo.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_flamingo.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[flamingo]",
+        },
+        without=(BUILT, READS, EQUAL),  # it was never published, and its encoder and language model are not built
+    ),
+    Row(
+        "open-flamingo", "OpenFlamingo", "Multimodal language models",
+        {
+            BUILT: "systems.test_open_flamingo.test_full_sizes_have_the_published_names_and_shapes",
+            READS: "systems.test_open_flamingo.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_open_flamingo.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_open_flamingo.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_open_flamingo.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[open_flamingo]",
+        },
+    ),
+    Row(
+        "idefics", "IDEFICS", "Multimodal language models",
+        {
+            BUILT: "systems.test_idefics.test_full_sizes_have_the_names_and_shapes_of_transformers",
+            READS: "systems.test_idefics.test_keys_round_trip_bitwise_and_config_comes_back",
+            EQUAL: "systems.test_idefics.test_features_and_scores_equal_transformers",
+            CACHED: "systems.test_idefics.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_idefics.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[idefics]",
+        },
+    ),
     *planned(
         "Multimodal language models",
-        flamingo="Flamingo / OpenFlamingo", blip="BLIP", minigpt4="MiniGPT-4",
+        blip="BLIP", minigpt4="MiniGPT-4",
         llava="LLaVA 1.0 / 1.5 / NeXT", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
         xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
         llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",

@@ -1,6 +1,8 @@
 """Systems small enough for every test: real builds, random weights, a tokenizer trained on the spot."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from PIL import Image
 from tokenizers import Tokenizer as Backend
@@ -250,15 +252,45 @@ def gpt_neox_tokenizer() -> Tokenizer:
     return Tokenizer(backend, eos="<|endoftext|>", pad="<PAD>")
 
 
-def flamingo() -> Model:
+def open_flamingo(changes: Mapping[str, Any] | None = None) -> Model:
     """OpenFlamingo at a tiny size: pictures stand beside an MPT, two of whose layers look at the latest."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
         "perceiver": {"dim": 12, "hidden": 20, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
         "language": {"dim": 24, "layers": 2, "heads": 3, "vocab": 310, "context": 160},
         "gates": {"heads": 2, "head_dim": 6},
     }
+    sizes |= changes or {}
     model = scops.create("openflamingo-3b-vitl-mpt1b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def flamingo() -> Model:
+    """The paper's Flamingo at a tiny size, for pictures and clips of three frames."""
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "perceiver": {"dim": 12, "hidden": 20, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3, "frames": 3},
+        "language": {"dim": 24, "hidden": 40, "layers": 2, "heads": 4, "vocab": 310, "context": 160},
+        "gates": {"every": 2, "heads": 2, "head_dim": 6},
+    }
+    model = scops.create("flamingo-3b", sizes, tokenizer=gpt_neox_tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def idefics(size: str = "idefics-9b") -> Model:
+    """IDEFICS at a tiny size: a LLaMA that looks at the latest picture before its first layer."""
+    backend = Backend.from_str(_trained())
+    backend.add_special_tokens(["<fake_token_around_image>", "<end_of_utterance>"])
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "perceiver": {"dim": 12, "hidden": 48, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
+        "language": LANGUAGE | {"kv_heads": 4, "vocab": 310},
+        "every": 2,
+    }
+    words = Tokenizer(backend, bos="<s>", eos="</s>", pad="<unk>")
+    model = scops.create(size, sizes, tokenizer=words, pretrained=False)
     randomise(model.module)
     return model
 
@@ -278,10 +310,12 @@ MODELS = {
     "docowl2": docowl2,
     "skip": skip,
     "flamingo": flamingo,
+    "open_flamingo": open_flamingo,
     "blip2_opt": blip2_opt,
     "blip2_t5": blip2_t5,
     "instructblip": instructblip,
     "instructblip_t5": instructblip_t5,
+    "idefics": idefics,
     "text": text_only,
 }
 

@@ -1,4 +1,4 @@
-"""open_flamingo/src/helpers.py (PerceiverResampler, GatedCrossAttentionBlock) -> our resampler and gated sub-layers."""
+"""Published Perceiver Resamplers and gated cross-attention -> ours: open_flamingo/src/helpers.py, and transformers' IDEFICS."""
 
 from scops.checkpoints.keymap import KeyMap, Rule, same, split
 
@@ -41,3 +41,20 @@ RESAMPLER = KeyMap(
     _layer("layers.{i}.", "layers.{i}."),
     same("norm.{w}", "norm.{w}"),
 )
+"""PerceiverResampler."""
+
+
+_THEIRS = "blocks.{i}."
+IDEFICS_RESAMPLER = KeyMap(
+    same("latents", "latents"),
+    same(_THEIRS + "0.context_layer_norm.{w}", "layers.{i}.norm_features.{w}"),
+    same(_THEIRS + "0.latents_layer_norm.{w}", "layers.{i}.norm_latents.{w}"),
+    *(same(f"{_THEIRS}0.{name}_layer_norm.{{w}}", f"layers.{{i}}.{name}_norm.{{w}}") for name in "qk"),
+    *(same(f"{_THEIRS}0.{name}_proj.weight", f"layers.{{i}}.{name}.weight") for name in "qkv"),
+    same(_THEIRS + "0.output_proj.weight", "layers.{i}.o.weight"),
+    same(_THEIRS + "1.ln.{w}", "layers.{i}.norm_mlp.{w}"),
+    same(_THEIRS + "1.fc.weight", "layers.{i}.mlp.up.weight"),
+    same(_THEIRS + "1.c_proj.weight", "layers.{i}.mlp.down.weight"),
+    same("layer_norm.{w}", "norm.{w}"),
+)
+"""transformers models/idefics/perceiver.py, IdeficsPerceiverResampler."""

@@ -1,6 +1,6 @@
 """transformers' GPTNeoXForCausalLM -> our language model, and its config.json both ways."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from scops.checkpoints.keymap import KeyMap, Rule, SplitPerHead, dropped, same, split
@@ -20,11 +20,6 @@ def hub_gpt_neox(spec: GptNeoxSpec, head: str = HEADS[0]) -> KeyMap:
         dropped(f"{head}.weight", "the head is the embedding") if spec.tied else same(f"{head}.weight", "head.weight"),
         dropped("gpt_neox.rotary_emb.inv_freq", "rebuilt from the base"),
     )
-
-
-def gpt_neox_keys(spec: GptNeoxSpec, names: Iterable[str]) -> KeyMap:
-    """The map that fits these published names."""
-    return hub_gpt_neox(spec, HEADS[f"{HEADS[1]}.weight" in names])
 
 
 def gpt_neox_layer(spec: GptNeoxSpec, theirs: str, ours: str) -> list[Rule]:

@@ -1,6 +1,6 @@
 """transformers' MptForCausalLM, and MosaicGPT as MPT-1B was published -> our language model; their config.json both ways."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,6 @@ def hub_mpt(spec: MptSpec, spelling: Spelling = FOUNDRY) -> KeyMap:
         same(f"transformer.{spelling.norm}f.weight", "norm.weight"),
         dropped("lm_head.weight", "the head is the embedding") if spec.tied else same("lm_head.weight", "head.weight"),
     )
-
-
-def mpt_keys(spec: MptSpec, names: Iterable[str]) -> KeyMap:
-    """The map that fits these published names."""
-    return hub_mpt(spec, MOSAIC_GPT if f"transformer.{MOSAIC_GPT.norm}f.weight" in names else FOUNDRY)
 
 
 def mpt_layer(spec: MptSpec, theirs: str, ours: str, spelling: Spelling = FOUNDRY) -> list[Rule]:

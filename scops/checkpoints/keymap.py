@@ -10,6 +10,8 @@ from torch import Tensor
 from scops.checkpoints.op import (
     Concat,
     Copies,
+    FirstRows,
+    Inverse,
     LeadingAxes,
     Op,
     Repeated,
@@ -25,8 +27,9 @@ from scops.checkpoints.op import (
 from scops.core.names import nearest
 
 __all__ = [
-    "Concat", "Copies", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated", "Rule", "Split", "SplitPerHead",
-    "Stack", "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables", "dropped", "rule", "same", "split", "unchanged",
+    "Concat", "Copies", "FirstRows", "Inverse", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated",
+    "Rule", "Split", "SplitPerHead", "Stack", "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables",
+    "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 
 HOLE = re.compile(r"\{(\w+)\}")

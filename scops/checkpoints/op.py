@@ -219,6 +219,35 @@ class Unpermute(Op):
 
 
 @dataclass(frozen=True)
+class FirstRows(Op):
+    """Ours has the first of their rows: a vocabulary whose last rows no token uses. Only for reading."""
+
+    count: int
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        for tensor in tensors:
+            if len(tensor) < self.count:
+                raise ValueError(f"{len(tensor)} rows, but at least {self.count} are needed")
+        return [tensor[: self.count].clone() for tensor in tensors]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        raise ValueError("rows that were cut cannot be written again")
+
+
+@dataclass(frozen=True)
+class Inverse(Op):
+    """The other way round: ours is what the op says of theirs."""
+
+    op: Op
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.op.save(tensors)
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self.op.load(tensors)
+
+
+@dataclass(frozen=True)
 class Then(Op):
     """One op after the other, as read from theirs to ours."""
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from scops.core.batch import Tiles
-from scops.nn.feed_forward import FeedForward
+from scops.nn.feed_forward import FeedForward, SquaredRelu
 from scops.nn.tiled import Tiled, by_count
 from scops.ops.attention import attend
 
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "squared_relu": SquaredRelu}
+"""OpenFlamingo's, IDEFICS's, Flamingo's."""
 
 
 @dataclass(frozen=True)

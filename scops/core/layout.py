@@ -82,6 +82,7 @@ class Role:
         after: closes the turn; learnt together with a learnt reply.
         rest: stands after that and is never learnt.
         lead: what an assistant's words begin with where they do not yet, learnt with them; a prompt for a reply ends before it.
+        around: stands before each medium, and once more where text or the turn's end follows it; not with media_first.
     """
 
     before: tuple[Piece, ...] = ()
@@ -89,6 +90,7 @@ class Role:
     after: tuple[Piece, ...] = ()
     rest: tuple[Piece, ...] = ()
     lead: str = ""
+    around: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)

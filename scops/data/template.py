@@ -87,12 +87,19 @@ def _turn(role: Role, turn: Turn, *, media: bool) -> Iterator[Segment]:
     first = turn.parts[0] if turn.parts else None
     if role.lead and isinstance(first, Text) and not first.text.startswith(role.lead):
         yield Segment(Written(role.lead), turn.learn)
-    shown = [number for number, part in enumerate(turn.parts) if media or isinstance(part, Text)]
-    for before, number in zip([None, *shown], shown, strict=False):
+    numbers = [number for number, part in enumerate(turn.parts) if media or isinstance(part, Text)]
+    for before, number in zip([None, *numbers], numbers, strict=False):
         part = turn.parts[number]
+        shown, behind = isinstance(part, Media), before is not None and isinstance(turn.parts[before], Media)
+        if behind and not shown:
+            yield from _plain(role.around)
         if before is not None and any(isinstance(one, Media) for one in turn.parts[before : number + 1]):
             yield from _plain(role.between)
+        if shown:
+            yield from _plain(role.around)
         yield Segment(part, turn.learn, said="" if isinstance(part, Text) else _said(turn))
+    if media and turn.parts and isinstance(turn.parts[-1], Media):
+        yield from _plain(role.around)
     yield from (Segment(piece, turn.learn) for piece in role.after)
     yield from _plain(role.rest)
 
@@ -118,7 +125,15 @@ def _opened(pieces: Sequence[Piece]) -> Iterator[Segment]:
 def _jinja_role(role: Role, *, media: bool) -> list[str]:
     between = _quoted(role.between)
     parted = "{%- if not loop.first and (part.type != 'text' or loop.previtem.type != 'text') -%}"
-    parts = [parted, between, "{%- endif -%}{{- show(part) -}}"]
+    parts = [
+        *_where("part.type == 'text' and not loop.first and loop.previtem.type != 'text'", role.around),
+        parted,
+        between,
+        "{%- endif -%}",
+        *_where("part.type != 'text'", role.around),
+        "{{- show(part) -}}",
+        *_where("part.type != 'text' and loop.last", role.around),
+    ]
     if not media:  # between two texts that media part
         met = "{%- if part.type != 'text' -%}{%- set at.apart = at.text -%}{%- else -%}{%- if at.apart -%}"
         parts = [
@@ -139,6 +154,11 @@ def _jinja_role(role: Role, *, media: bool) -> list[str]:
         "{%- endfor -%}{%- endif -%}",
         _quoted((*role.after, *role.rest)),
     ]
+
+
+def _where(condition: str, pieces: Sequence[Piece]) -> tuple[str, ...]:
+    words = _quoted(pieces)
+    return (f"{{%- if {condition} -%}}{words}{{%- endif -%}}",) if words else ()
 
 
 def _quoted(pieces: Sequence[Piece | str]) -> str:

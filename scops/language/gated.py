@@ -17,7 +17,7 @@ from scops.language.model import LanguageModel
 from scops.nn.attention import CrossAttention
 from scops.nn.block import Block, Contextual, PreNorm, run
 from scops.nn.context import Context
-from scops.nn.feed_forward import FeedForward
+from scops.nn.feed_forward import FeedForward, SquaredRelu
 from scops.nn.gate import TanhGate
 from scops.ops.masks import earlier_else_all, latest
 
@@ -38,6 +38,11 @@ class GatedSpec:
     head_dim: int = 64
     times: int = 4
     immediate: bool = True
+    activation: str = "gelu"
+
+
+ACTIVATIONS = {"gelu": nn.GELU, "squared_relu": SquaredRelu}
+"""OpenFlamingo's, Flamingo's."""
 
 
 class ElseEvenly(Contextual):
@@ -64,7 +69,7 @@ class ElseEvenly(Contextual):
 
 
 def gated_sublayers(spec: GatedSpec, dim: int, *, memory: str, width: int) -> dict[str, Contextual]:
-    """As in open_flamingo/src/helpers.py, GatedCrossAttentionBlock: LayerNorms, exact GELU, no biases in projections.
+    """As in open_flamingo/src/helpers.py, GatedCrossAttentionBlock: LayerNorms, no biases in projections.
 
     Args:
         dim: of the language model.
@@ -79,7 +84,9 @@ def gated_sublayers(spec: GatedSpec, dim: int, *, memory: str, width: int) -> di
     attention = CrossAttention(memory, sees=sees, q=q, k=k, v=v, o=o, head_dim=spec.head_dim)
     return {
         "gated_attn": PreNorm(nn.LayerNorm(dim), attention, scale=TanhGate()),
-        "gated_mlp": PreNorm(nn.LayerNorm(dim), FeedForward(up, nn.GELU(), down), scale=TanhGate()),
+        "gated_mlp": PreNorm(
+            nn.LayerNorm(dim), FeedForward(up, ACTIVATIONS[spec.activation](), down), scale=TanhGate()
+        ),
     }
 
 

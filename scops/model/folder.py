@@ -59,7 +59,10 @@ def read_config(folder: Path) -> Config:
                 f"{folder} names parts that lie elsewhere; make it whole first: scops convert {folder} OUT"
             )
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
-        raise ValueError(f"{folder} has no {CONFIG}, so it is no model's folder; it holds {there}")
+        raise ValueError(
+            f"{folder} has no {CONFIG}, so it is no model's folder; it holds {there}; where these are weights of a part, a "
+            "parts.json says so and names the others (docs/checkpoints.md)"
+        )
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 # D width, F hidden width
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import relu, silu
 
 
 class FeedForward(nn.Module):
@@ -49,3 +49,10 @@ class QuickGelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
+
+
+class SquaredRelu(nn.Module):
+    """max(x, 0) ** 2 (Primer, arXiv 2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(x).square()

@@ -80,6 +80,7 @@ SYSTEMS = {
     "docowl1.5": System("scops.systems.docowl15", ("docowl1.5-chat", "docowl1.5-stage1")),
     "docowl2": System("scops.systems.docowl2", ("docowl2",)),
     "mplug": System("scops.systems.mplug", ("mplug-base", "mplug-large")),
+    "flamingo": System("scops.systems.flamingo", ("flamingo-3b", "flamingo-9b", "flamingo-80b")),
     "open-flamingo": System(
         "scops.systems.open_flamingo",
         (
@@ -96,6 +97,9 @@ SYSTEMS = {
     "instructblip": System(
         "scops.systems.instructblip",
         ("instructblip-vicuna-7b", "instructblip-vicuna-13b", "instructblip-flan-t5-xl", "instructblip-flan-t5-xxl"),
+    ),
+    "idefics": System(
+        "scops.systems.idefics", ("idefics-9b", "idefics-9b-instruct", "idefics-80b", "idefics-80b-instruct")
     ),
     "composed": System(
         "scops.systems.composed",

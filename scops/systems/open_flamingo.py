@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from scops.checkpoints.hub_clip import OPENAI_CLIP
+from scops.checkpoints.hub_clip import HUB_CLIP, OPENAI_CLIP
 from scops.checkpoints.hub_flamingo import RESAMPLER, gated_keys
-from scops.checkpoints.keymap import KeyMap, Rule, dropped, same
+from scops.checkpoints.keymap import FirstRows, KeyMap, Rule, dropped, same
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
 from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
 from scops.core.stage import Stage
@@ -22,7 +22,7 @@ from scops.language.mpt import MptSpec
 from scops.models.beside import Beside
 from scops.models.decoder import MediaInput, MultimodalDecoder
 from scops.nn.idle import Idle
-from scops.systems import Origins
+from scops.systems import Origins, Published
 from scops.systems.mplug_owl import squares, tower_config, tower_spec
 from scops.systems.open_flamingo_parts import FAMILIES
 
@@ -107,6 +107,22 @@ def plain(spec: Spec, *, wrapped: bool) -> KeyMap:
 
 
 KEYS = {"authors": authors}
+ADDED = ("<|endofchunk|>", "<image>", "<PAD>")
+"""Special tokens behind the language model's own."""
+
+
+def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
+    """A release holds `trained` and the embedding alone; the tower is CLIP's, the language model somebody else's."""
+    hub = KeyMap(same("vision_model.post_layernorm.{w}", "post_norm.body.{w}"), HUB_CLIP)
+    towers = Published(hub, ("vision_model",)), Published(TOWER.under("visual."), ("visual",)), Published(TOWER)
+    layouts = FAMILIES[type(spec.language)].layouts(spec.language)
+    return {"image.encoder": towers, "language": tuple(Published(cut(keys, spec.language.vocab)) for keys in layouts)}
+
+
+def cut(keys: KeyMap, rows: int) -> KeyMap:
+    """Of a language model with more rows of the vocabulary than the tokenizer has tokens."""
+    of_words = ("embed.weight",), ("head.weight",)
+    return KeyMap(replace(r, op=FirstRows(rows)) if r.ours in of_words else r for r in keys)
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec | None:

@@ -1,12 +1,12 @@
 """Language models that OpenFlamingo was built on: how each is assembled around gated layers, named and configured."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scops.checkpoints.hub_gpt_neox import gpt_neox_config, gpt_neox_keys, gpt_neox_spec, hub_gpt_neox
+from scops.checkpoints.hub_gpt_neox import HEADS, gpt_neox_config, gpt_neox_spec, hub_gpt_neox
 from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
-from scops.checkpoints.hub_mpt import FOUNDRY, MOSAIC_GPT, hub_mpt, mpt_config, mpt_keys, mpt_spec
+from scops.checkpoints.hub_mpt import FOUNDRY, MOSAIC_GPT, hub_mpt, mpt_config, mpt_spec
 from scops.checkpoints.keymap import KeyMap
 from scops.language import gpt_neox, mpt
 from scops.language.gated import GatedSpec, gated_blocks, gated_llama
@@ -22,7 +22,7 @@ class Family:
     """Args:
     kinds: model_type of their config.json.
     layer: the template of a decoder layer's name.
-    keys: as transformers names the parameters in memory; found: as these published names do.
+    keys: as transformers names the parameters in memory; layouts: and as published files do.
     read, write: its config.json.
     """
 
@@ -30,7 +30,7 @@ class Family:
     layer: str
     build: Callable[..., LanguageModel]
     keys: Callable[[Any], KeyMap]
-    found: Callable[[Any, Iterable[str]], KeyMap]
+    layouts: Callable[[Any], tuple[KeyMap, ...]]
     read: Callable[[Mapping[str, Any]], Any]
     write: Callable[[Any], dict[str, Any]]
 
@@ -48,19 +48,27 @@ def mpt_in_memory(spec: MptSpec) -> KeyMap:
     return hub_mpt(spec, MOSAIC_GPT if spec.norms else FOUNDRY)
 
 
+def mpt_files(spec: MptSpec) -> tuple[KeyMap, ...]:
+    return tuple(hub_mpt(spec, spelling) for spelling in (FOUNDRY, MOSAIC_GPT))
+
+
+def gpt_neox_files(spec: GptNeoxSpec) -> tuple[KeyMap, ...]:
+    return tuple(hub_gpt_neox(spec, head) for head in HEADS)
+
+
 def llama_keys(spec: LlamaSpec) -> KeyMap:
     return HUB_LLAMA_TIED if spec.tied else HUB_LLAMA
 
 
 FAMILIES: Mapping[type, Family] = {
     MptSpec: Family(
-        ("mpt", "mosaic_gpt"), "transformer.blocks.{i}.", gated_mpt, mpt_in_memory, mpt_keys, mpt_spec, mpt_config
+        ("mpt", "mosaic_gpt"), "transformer.blocks.{i}.", gated_mpt, mpt_in_memory, mpt_files, mpt_spec, mpt_config
     ),
     GptNeoxSpec: Family(
-        ("gpt_neox",), "gpt_neox.layers.{i}.", gated_gpt_neox, hub_gpt_neox, gpt_neox_keys, gpt_neox_spec, gpt_neox_config
+        ("gpt_neox",), "gpt_neox.layers.{i}.", gated_gpt_neox, hub_gpt_neox, gpt_neox_files, gpt_neox_spec, gpt_neox_config
     ),
     LlamaSpec: Family(
-        ("llama",), "model.layers.{i}.", gated_llama, llama_keys, lambda spec, names: llama_keys(spec),
+        ("llama",), "model.layers.{i}.", gated_llama, llama_keys, lambda spec: (llama_keys(spec),),
         language_spec, language_config,
     ),
 }  # fmt: skip

@@ -111,6 +111,16 @@ def test_a_reply_begins_with_its_lead_once_and_a_prompt_ends_before_it() -> None
     assert shown(template, asked, reply=True) == "What? Answer:"
 
 
+def test_media_stand_in_one_fence_and_words_after_a_gap() -> None:
+    role = Role(before=(Written("User:"),), around=(Special("#"),), lead=" ")
+    template = Template({"system": role, "user": role, "assistant": role})
+    for parts, expected in (
+        ((IMAGE, IMAGE, Text("a"), IMAGE), "User:#<image>#<image>#a#<image>#"),
+        ((Text("a"), IMAGE, Text("b"), Text("c")), "User: a#<image>#bc"),
+    ):
+        assert shown(template, (Turn("user", parts),), reply=False) == expected
+
+
 def test_wrong_conversations_are_refused() -> None:
     with pytest.raises(ValueError, match="assistant's already"):
         segments(CHATML, (Turn("assistant", (Text("a"),)),), reply=True)
@@ -135,8 +145,8 @@ turn = st.one_of(
 )
 piece = st.one_of(st.text(max_size=5).map(Written), st.sampled_from(["<s>", "}}", "'"]).map(Special))
 pieces = st.lists(piece, max_size=2).map(tuple)
-role = st.builds(Role, pieces, pieces, pieces, pieces)
-answer = st.builds(Role, pieces, pieces, pieces, pieces, st.sampled_from(["", " ", "a'\n"]))
+role = st.builds(Role, pieces, pieces, pieces, pieces, around=pieces)
+answer = st.builds(Role, pieces, pieces, pieces, pieces, st.sampled_from(["", " ", "a'\n"]), pieces)
 roles = st.fixed_dictionaries({"system": role, "user": role, "assistant": answer})
 said = st.one_of(st.none(), st.text(max_size=5))
 template = st.builds(Template, roles, pieces, said, media_first=st.booleans())

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scops.checkpoints.hub_gpt_neox import gpt_neox_config, gpt_neox_keys, gpt_neox_spec, hub_gpt_neox
+from scops.checkpoints.hub_gpt_neox import HEADS, gpt_neox_config, gpt_neox_spec, hub_gpt_neox
 from scops.data.collate import pack
 from scops.language.gpt_neox import GptNeoxSpec, gpt_neox
 from scops.models.decoder import MultimodalDecoder
@@ -66,11 +66,11 @@ def test_published_files_name_the_head_otherwise_and_carry_masks() -> None:
     state = reference("one after the other").state_dict()
     published = {name.replace("lm_head", "embed_out"): tensor for name, tensor in state.items()}
     spec = gpt_neox_spec(BASE | SIZES["one after the other"])
-    assert come_back_bitwise(gpt_neox_keys(spec, published), published)
+    assert come_back_bitwise(hub_gpt_neox(spec, HEADS[1]), published)
     masks = {
         f"gpt_neox.layers.0.attention.{name}": torch.zeros(1) for name in ("bias", "masked_bias", "rotary_emb.inv_freq")
     }
-    assert gpt_neox_keys(spec, published).load(published | masks).keys() == hub_gpt_neox(spec).load(state).keys()
+    assert hub_gpt_neox(spec, HEADS[1]).load(published | masks).keys() == hub_gpt_neox(spec).load(state).keys()
 
 
 def test_redpajama_3b_has_the_published_shapes() -> None:

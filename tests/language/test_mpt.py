@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scops.checkpoints.hub_mpt import MOSAIC_GPT, hub_mpt, mpt_config, mpt_keys, mpt_spec
+from scops.checkpoints.hub_mpt import MOSAIC_GPT, hub_mpt, mpt_config, mpt_spec
 from scops.language.mpt import MptSpec, mpt
 from scops.models.decoder import MultimodalDecoder
 from scops.nn.cache import FixedCache, GrowingCache
@@ -100,7 +100,7 @@ def test_queries_and_keys_of_mpt_1b_are_normed_over_their_whole_width() -> None:
     system(batch_of(example(PROMPTS[0])))
     x_BTD, made_BTD = seen[0]
     assert close(made_BTD, attended(x_BTD, theirs, SPEC.heads, SPEC.clip))
-    assert come_back_bitwise(mpt_keys(SPEC, state), state)
+    assert come_back_bitwise(hub_mpt(SPEC, MOSAIC_GPT), state)
 
 
 def test_the_config_of_mpt_1b_is_read() -> None:

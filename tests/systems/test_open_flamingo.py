@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import scops
+from scops.checkpoints.write import save_tensors
 from scops.core.batch import Batch, Example
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pack
@@ -184,6 +187,70 @@ def test_a_resampler_of_another_width_than_the_tower_is_refused() -> None:
         open_flamingo.build(replace(TINY, vision=replace(TINY.vision, dim=14)))
 
 
+def below(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(part): tensor for name, tensor in state.items() if name.startswith(part)}
+
+
+RELEASED = ("perceiver.", "lang_encoder.transformer.wte.", "lang_encoder.gpt_neox.embed_in.")
+
+
+def release(home: Path, language: str, **changes: dict) -> scops.Model:
+    """As released: a checkpoint.pt of what was trained, beside folders of CLIP and of the language model, which has rows to spare."""
+    sizes = {"language": spec_to_json(replace(TINY, language=LANGUAGES[language]))["language"] | {"vocab": 310}}
+    made = tiny.open_flamingo(sizes)
+    state = made.module.state_dict()
+    theirs = open_flamingo.KEYS["authors"](made.spec).save(state)
+    for name in ("flamingo", "clip", "lm"):
+        (home / name).mkdir()
+    torch.save({name: x for name, x in theirs.items() if name.startswith(RELEASED) or "gated_cross" in name},
+               home / "flamingo" / "checkpoint.pt")  # fmt: skip
+    clip = {f"visual.{name}": x for name, x in below("vision_encoder.", theirs).items()}
+    save_tensors(
+        home / "clip" / "model.safetensors", clip | {"visual.proj": torch.ones(12, 4), "logit_scale": torch.ones(1)}
+    )
+    plain = {name: x for name, x in below("language.", state).items() if ".gated_" not in name}
+    plain = open_flamingo.FAMILIES[type(made.spec.language)].layouts(made.spec.language)[-1].save(plain)
+    wider = {name: torch.cat([x, torch.randn(9, x.shape[1])]) for name, x in plain.items() if len(x) == 310}
+    words = next(name for name in wider if "wte" in name or "embed_in" in name)
+    save_tensors(home / "lm" / "model.safetensors", plain | wider | {words: torch.randn_like(wider[words])})
+    tiny.tokenizer().save(home / "lm")
+    said = {
+        "size": made.size or "openflamingo-3b-vitl-mpt1b", "overrides": spec_to_json(made.spec), "tokenizer": "../lm",
+        "weights": {"": "checkpoint.pt", "image.encoder": "../clip", "language": "../lm"},
+    }  # fmt: skip
+    (home / "flamingo" / "parts.json").write_text(json.dumps(said | changes))
+    return made
+
+
+@pytest.mark.parametrize("language", ["mpt", "gpt-neox"])
+def test_a_release_is_put_together_from_its_parts(language: str, tmp_path: Path) -> None:
+    made = release(tmp_path, language)
+    loaded = scops.load(tmp_path / "flamingo")
+    state = loaded.module.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in made.module.state_dict().items())
+    assert {token: loaded.tokenizer.id_of(token) for token in open_flamingo.ADDED} == {
+        "<|endofchunk|>": loaded.tokenizer.vocab_size - 2,
+        "<image>": 5,
+        "<PAD>": loaded.tokenizer.vocab_size - 1,
+    }  # the tiny tokenizer has an <image> already
+    assert isinstance(loaded.chat("Output:", [tiny.picture()], max_tokens=3), str)
+
+
+@pytest.mark.parametrize("missing", ["image.encoder", "language"])
+def test_a_release_without_a_part_says_what_is_missing(missing: str, tmp_path: Path) -> None:
+    weights = {"": "checkpoint.pt", "image.encoder": "../clip", "language": "../lm"}
+    release(tmp_path, "mpt", weights={name: place for name, place in weights.items() if name != missing})
+    with pytest.raises(ValueError, match=f"(?s)come from no source.*'{missing}"):
+        scops.load(tmp_path / "flamingo")
+
+
+def test_a_folder_with_a_bare_release_says_how_to_give_the_rest(tmp_path: Path) -> None:
+    release(tmp_path, "mpt")
+    (tmp_path / "flamingo" / "parts.json").unlink()
+    with pytest.raises(ValueError, match=r"has no config\.json.*it holds checkpoint\.pt; .* parts\.json"):
+        scops.load(tmp_path / "flamingo")
+
+
 # Read -----------------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +266,7 @@ def few_shot(*shots: tuple[str, str]) -> Sample:
 
 
 def test_examples_and_question_are_written_as_the_paper_s_prompt() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     token = model.tokenizer
     made = model.processor(few_shot(("Output:", "an owl"), ("Output:", "a branch"), ("Output:", "")), reply=True)
     mark, end, text = [token.id_of("<image>")], [token.id_of("<|endofchunk|>")], token.encode_text
@@ -211,7 +278,7 @@ def test_examples_and_question_are_written_as_the_paper_s_prompt() -> None:
 
 
 def test_a_learnt_answer_ends_its_chunk_and_nothing_else_is_learnt() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     turns = (
         Turn("user", (Media("image", tiny.picture()), Text("Output:"))),
         Turn("assistant", (Text("an owl"),), learn=True),
@@ -224,7 +291,7 @@ def test_a_learnt_answer_ends_its_chunk_and_nothing_else_is_learnt() -> None:
 
 
 def test_what_users_type_is_no_picture_and_ends_no_chunk() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     typed = "<image> and <|endofchunk|> are words"
     made = model.processor(Sample((Turn("user", (Text(typed),)),)), reply=True)
     assert not made.spans
@@ -233,7 +300,7 @@ def test_what_users_type_is_no_picture_and_ends_no_chunk() -> None:
 
 
 def test_answers_depend_on_examples_and_go_through_chat() -> None:
-    model = tiny.flamingo()
+    model = tiny.open_flamingo()
     shots = few_shot(("Output:", "an owl"), ("Output:", ""))
     messages = [
         {"role": "user", "content": [{"type": "image", "image": tiny.picture("red", (40, 30))}, {"type": "text", "text": "Output:"}]},
