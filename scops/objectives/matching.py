@@ -41,10 +41,9 @@ def _texts(work: Work) -> Texts:
     """Those of all processes, padded to one length."""
     if len(work.counts) == 1:
         return work.texts
-    ids_NT, real_NT = work.captions
-    longest = int(gathered(torch.tensor([ids_NT.shape[1]], device=ids_NT.device)).max())
-    behind = (0, longest - ids_NT.shape[1])
     texts = work.texts
+    most = int(gathered(torch.tensor([texts.ids_NT.shape[1]], device=texts.ids_NT.device)).max())
+    behind = (0, most - texts.ids_NT.shape[1])
     return Texts(
         work.all(pad(texts.ids_NT, behind)),
         work.all(pad(texts.real_NT, behind)),
