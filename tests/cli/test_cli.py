@@ -23,6 +23,8 @@ VERBS = {
     "train": set(),
     "demo": {"--folder", "--each"},
     "eval": {"--limit", "--batch", "--max-tokens", "--out", "--dtype", "--device", "--quantise", "--json"},
+    "score": {"--text", "--dtype", "--device", "--json"},
+    "retrieve": {"--text", "--image", "--top", "--judged", "--keep", "--no-keep", "--dtype", "--device", "--json"},
     "data check": {"--model", "--limit", "--json"},
     "data show": {"--model", "--limit"},
     "convert": {"--layout", "--merge", "--quantise", "--dtype", "--json"},
