@@ -193,8 +193,8 @@ class Model:
     def _comparer(self, *, keep: bool) -> Comparer:
         if self.system not in COMPARING:
             raise ValueError(
-                f"{self.origin or self.system} ({self.system}) writes text, it does not compare pictures with texts; "
-                f"these systems do: {', '.join(COMPARING)}"
+                f"{self.system} writes text, it does not compare pictures with texts; these systems do: "
+                f"{', '.join(COMPARING)}"
             )
         return Comparer(self.module, self.processor, folder=cache_folder() / VECTORS if keep else None)
 

@@ -137,7 +137,7 @@ def test_what_is_no_picture_is_left_out_and_named(model: Model, folder: Path) ->
     only = folder / "only"
     only.mkdir()
     (folder / "torn.png").rename(only / "torn.png")
-    with pytest.raises(ValueError, match="none of 1 pictures can be read: .*torn.png"):
+    with pytest.raises(ValueError, match=r"none of 1 pictures can be read: .*torn\.png"):
         model.retrieve(only, text=TEXTS[0])
 
 

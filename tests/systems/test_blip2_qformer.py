@@ -1,7 +1,9 @@
 """BLIP-2's first stage against its golden of salesforce/LAVIS, and live against transformers."""
 
+import json
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import scops
+from scops.cli.train import train
 from scops.connectors.qformer import QFormerSpec
 from scops.core.batch import Batch, Example, Span, Words
 from scops.core.sample import Media, Sample, Text, Turn
@@ -24,6 +28,7 @@ from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.objectives import COUNTS, OBJECTIVES
 from scops.systems import blip2_qformer
+from tests import tiny as tiny_models
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.systems.test_stages import follow as follow_stages
 from tests.twins import cache_of, come_back_bitwise, follow, recomputed, rows_stand_alone
@@ -427,3 +432,51 @@ def test_no_gradient_passes_through_a_candidate(tiny: QueryPairs) -> None:
     (3 * F.cross_entropy(scores, torch.arange(3), label_smoothing=0.1) / 2).backward()
     assert close(made, tiny.pairs.picture.weight.grad)
     tiny.zero_grad()
+
+
+# A real run -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model, captions of pictures of which two are one and the same, and a run over them."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny_models.blip2_pairs().save(folder / "fresh")
+    rows = []
+    for number, colour in enumerate(("red", "green", "blue", "white", "red")):
+        tiny_models.picture(colour).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "caption": f"an owl {number} on a {colour} branch"})
+    for name, broken in (("rows", None), ("null", None), ("gone", "gone"), ("blank", "  ")):
+        last = dict(rows[4], caption=broken) if name != "rows" else rows[4]
+        last = {key: value for key, value in last.items() if value != "gone"}
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:4], last]))
+    words = {
+        "system": "blip2-qformer", "init": str(folder / "fresh"), "output_dir": str(folder / "run"), "device": "cpu",
+        "stages": [{"name": "stage1", "max_steps": 2, "batch": 5, "learning_rate": 1e-2, "warmup_steps": 0}],
+        "data": {"pairs": {"path": str(folder / "rows.jsonl")}}, "logging_steps": 1,
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(json.dumps(words))
+    return folder
+
+
+def test_a_run_trains_saves_and_compares(data: Path) -> None:
+    train(data / "run.yaml", [])
+    first, last = (json.loads(line) for line in (data / "run" / "metrics.jsonl").read_text().splitlines())
+    assert {"contrastive", "matching", "generation"} <= set(first)
+    assert last["loss"] < first["loss"]
+    fresh, made = scops.load(data / "fresh"), scops.load(data / "run")
+    before, after = (dict(model.module.named_parameters()) for model in (fresh, made))
+    assert all(torch.equal(before[path], after[path]) == path.startswith("image.encoder.") for path in before)
+    assert isinstance(made.chat("an owl", [data / "0.png"], max_tokens=4), str)
+    assert isinstance(made.chat("", [data / "0.png"], max_tokens=4), str)
+    assert len(made.retrieve([data / f"{n}.png" for n in range(5)], text="an owl", keep=False).found) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("null", "'caption' is null"), ("gone", "no 'caption', which the first row has"), ("blank", "has no words")],
+)
+def test_a_row_without_a_caption_is_named(data: Path, name: str, words: str) -> None:
+    changes = [f"data.pairs.path={data / name}.jsonl", f"output_dir={data / name}"]
+    with pytest.raises(ValueError, match=f"{name}.jsonl row 4: .*{words}"):
+        train(data / "run.yaml", changes)
