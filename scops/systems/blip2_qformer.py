@@ -15,7 +15,7 @@ from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA
 from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER
 from scops.checkpoints.keymap import KeyMap, Repeated, rule, same
 from scops.connectors.qformer import QFormer, QFormerSpec
-from scops.core.layout import Always, Layout, MediaLayout, Pixels, Role, Slot, Special, Template
+from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
 from scops.core.pairs import Pairing
 from scops.core.stage import Stage
 from scops.encoders.eva import EvaSpec, EvaVit
@@ -26,7 +26,8 @@ from scops.models.decoder import MediaInput
 from scops.models.pairs import PairHeads
 from scops.models.query_pairs import QueryPairs
 from scops.nn.temperature import FixedTemperature
-from scops.systems import Origins
+from scops.systems import Origins, Published, lavis
+from scops.systems.mplug_owl import squares
 
 TITLE = (
     "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models (stage 1)"
@@ -109,9 +110,7 @@ def authors(spec: Spec) -> KeyMap:
 
 
 def transformers(spec: Spec) -> KeyMap:
-    """Blip2ForImageTextRetrieval, which has words outside of the Q-Former and nothing that writes."""
-    if not isinstance(spec.vision, EvaSpec):
-        raise ValueError("transformers has BLIP-2 with EVA-CLIP's tower alone; this one has CLIP's")
+    """Blip2ForImageTextRetrieval, which has words outside of the Q-Former, nothing that writes, and EVA-CLIP's tower alone."""
     return KeyMap(
         HUB_EVA.under("vision_model.", "image.encoder."),
         same("vision_model.post_layernorm.{w}", "image.connector.{w}"),
@@ -125,6 +124,18 @@ def transformers(spec: Spec) -> KeyMap:
 
 
 KEYS = {"authors": authors, "transformers": transformers}
+ADDED = ("[DEC]",)
+
+
+def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
+    """The frozen tower, in a file of its own: eva_vit_g.pth or clip_vit_L.pth."""
+    if isinstance(spec.vision, EvaSpec):
+        return {"image.encoder": (lavis.tower(spec.vision),)}
+    blocks = tuple(f"transformer.resblocks.{number}" for number in range(spec.vision.layers))
+    stem = ("class_embedding", "positional_embedding", "conv1", "ln_pre")
+    return {"image.encoder": (Published(OPENAI_CLIP, stem + blocks),)}
+
+
 ARCHS = ("blip2", "blip2_feature_extractor", "blip2_image_text_matching", "pretrain", "coco")
 RETRIEVAL = "Blip2ForImageTextRetrieval"
 TOWERS: dict[str, EvaSpec | VitSpec] = {"eva_clip_g": EvaSpec(), "clip_L": CLIP_L}
@@ -150,7 +161,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     qformer = _qformer({"vocab_size": 30523} | bert, config["num_query_token"], tower.dim,
                        every=config.get("cross_attention_freq", 2))  # fmt: skip
     pairing = replace(PAIRING, space=config.get("embed_dim", 256))
-    return Spec(tower, qformer, pairing, opens=config.get("cls_token_id", 101))
+    return Spec(tower, qformer, pairing, opens=config.get("cls_token_id", 101), eps=config.get("ln_vision_eps", 1e-5))
 
 
 def _of_transformers(config: Mapping[str, Any]) -> Spec:
@@ -194,7 +205,7 @@ def authors_config(spec: Spec) -> dict[str, Any]:
     return {
         "arch": "blip2", "vit_model": name, "image_size": vision.image, "num_query_token": qformer.queries,
         "cross_attention_freq": qformer.every, "embed_dim": spec.pairing.space, "cls_token_id": spec.opens,
-        "qformer": _bert(qformer), **({} if known else {"vision": asdict(vision)}),
+        "ln_vision_eps": spec.eps, "qformer": _bert(qformer), **({} if known else {"vision": asdict(vision)}),
     }  # fmt: skip
 
 
@@ -226,14 +237,12 @@ TEMPLATE = Template(
     start=(Special("[DEC]"),),
     stops=("[SEP]",),
 )
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def layout(spec: Spec) -> Layout:
     """A row is one text, [DEC] ... [SEP]; words of the user begin the caption that is written."""
-    side = spec.vision.image
-    pixels = Pixels(side, side, CLIP_MEAN, CLIP_STD, fit="stretch", resample="bicubic")
-    return Layout(TEMPLATE, {"image": MediaLayout(pixels, Always((Slot("image", 0),)))}, spec.qformer.context)
+    slot = Always((Slot("image", 0),))
+    return Layout(TEMPLATE, {"image": MediaLayout(squares(spec.vision.image), slot)}, spec.qformer.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------

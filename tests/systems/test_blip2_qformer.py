@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import scops
+from scops.checkpoints.keymap import KeyMismatch
+from scops.checkpoints.write import save_tensors
 from scops.cli.train import train
 from scops.connectors.qformer import QFormerSpec
 from scops.core.batch import Batch, Example, Span, Words
@@ -27,7 +29,7 @@ from scops.models.query_pairs import QueryPairs
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.objectives import COUNTS, OBJECTIVES
-from scops.systems import blip2_qformer
+from scops.systems import SYSTEMS, blip2_qformer, module_of, spec_to_json
 from tests import tiny as tiny_models
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.systems.test_stages import follow as follow_stages
@@ -174,7 +176,7 @@ def test_full_sizes_have_the_published_names_and_shapes(size: str, count: int) -
 def test_configurations_go_both_ways(size: str) -> None:
     spec = blip2_qformer.SIZES[size]
     assert blip2_qformer.spec_of(blip2_qformer.authors_config(spec)) == spec
-    other = replace(spec, vision=replace(spec.vision, layers=3), opens=7)
+    other = replace(spec, vision=replace(spec.vision, layers=3), opens=7, eps=1e-3)
     assert blip2_qformer.spec_of(blip2_qformer.authors_config(other)) == other
     if isinstance(spec.vision, EvaSpec):
         compares = replace(spec, writes=False, eps=spec.vision.eps)
@@ -186,8 +188,10 @@ def test_configurations_of_others_are_left_alone_and_odd_ones_refused() -> None:
     assert blip2_qformer.spec_of({"arch": "blip2_opt", "num_query_token": 32}) is None
     with pytest.raises(ValueError, match="vit_model is 'eva2_clip_L'; BLIP-2 has eva_clip_g, clip_L"):
         blip2_qformer.spec_of({"arch": "blip2", "num_query_token": 32, "vit_model": "eva2_clip_L"})
-    with pytest.raises(ValueError, match="transformers has BLIP-2 with EVA-CLIP's tower alone"):
-        blip2_qformer.KEYS["transformers"](blip2_qformer.SIZES["blip2-qformer-vitl"])
+    small = replace(TINY, vision=VitSpec(dim=12, hidden=20, layers=1, heads=2, image=14, patch=7), writes=False)
+    keys, weights = blip2_qformer.KEYS["transformers"](small), blip2_qformer.build(small).state_dict()
+    with pytest.raises(KeyMismatch, match=r"image\.encoder\.pre_norm\.bias"):  # transformers has EVA-CLIP's tower alone
+        keys.save(weights)
 
 
 # Against transformers -------------------------------------------------------------------------------------------------
@@ -480,3 +484,54 @@ def test_a_row_without_a_caption_is_named(data: Path, name: str, words: str) -> 
     changes = [f"data.pairs.path={data / name}.jsonl", f"output_dir={data / name}"]
     with pytest.raises(ValueError, match=f"{name}.jsonl row 4: .*{words}"):
         train(data / "run.yaml", changes)
+
+
+@pytest.mark.parametrize("kind", ["eva", "clip"])
+def test_what_was_trained_and_its_tower_are_put_together(kind: str, tmp_path: Path) -> None:
+    made = tiny_models.blip2_pairs()
+    if kind == "clip":
+        made.spec = replace(made.spec, vision=VitSpec(dim=12, hidden=48, layers=2, heads=2, image=28, patch=14))
+        made.module = randomise(blip2_qformer.build(made.spec))
+    state = made.module.state_dict()
+    named = blip2_qformer.KEYS["authors"](made.spec).save(state)
+    own = {k: v for k, v in named.items() if not k.startswith("visual_encoder.")}
+    torch.save({"model": own}, tmp_path / "trained.pth")
+    tower = {k.removeprefix("visual_encoder."): v for k, v in named.items() if k.startswith("visual_encoder.")}
+    last = {"eva": "blocks.2.norm1.weight", "clip": "transformer.resblocks.2.ln_1.weight"}[kind]
+    torch.save(tower | {last: torch.ones(12)}, tmp_path / "tower.pth")  # its last block does not run
+    made.tokenizer.save(tmp_path / "words")
+    said = {"size": "blip2-qformer", "overrides": spec_to_json(made.spec), "tokenizer": "words",
+            "weights": {"": "trained.pth", "image.encoder": "tower.pth"}}  # fmt: skip
+    (tmp_path / "parts.json").write_text(json.dumps(said))
+    loaded = scops.load(tmp_path).module.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(x, loaded[name]) for name, x in state.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", ["blip2_opt", "instructblip"])
+def test_the_second_stage_begins_with_what_the_first_trained(size: str, tmp_path: Path) -> None:
+    later, first = tiny_models.MODELS[size](), tiny_models.blip2_pairs()
+    former = replace(later.spec.qformer, vocab=310, context=60)
+    first.spec = replace(first.spec, vision=later.spec.vision, qformer=former)
+    first.module = randomise(blip2_qformer.build(first.spec))
+    first.save(tmp_path / "first", "authors")
+    module = module_of(later.system)
+    language = {
+        k.removeprefix("language."): v for k, v in later.module.state_dict().items() if k.startswith("language.")
+    }
+    save_tensors(tmp_path / "lm.safetensors", module.parts(later.spec)["language"][0].keys.save(language))
+    named = blip2_qformer.KEYS["authors"](first.spec).save(first.module.state_dict())
+    tower = {k.removeprefix("visual_encoder."): v for k, v in named.items() if k.startswith("visual_encoder.")}
+    save_tensors(tmp_path / "tower.safetensors", tower)
+    later.tokenizer.save(tmp_path / "words")
+    said = {
+        "size": SYSTEMS[later.system].sizes[0], "overrides": spec_to_json(later.spec), "tokenizer": "words",
+        "weights": {"image.encoder": "tower.safetensors", "image.connector": "first", "language": "lm.safetensors"},
+        "fresh": ["image.connector.project"],
+    }  # fmt: skip
+    (tmp_path / "parts.json").write_text(json.dumps(said))
+    loaded = scops.load(tmp_path).module
+    batch = batch_of(picture_row([DEC, 5], 28))
+    asked = loaded.image.connector.qformer(loaded.image.connector.norm(loaded.encode(batch)["image"]))
+    assert torch.equal(asked, first.module.qformer(first.module.connect(batch)["image"]))
