@@ -22,7 +22,7 @@ from scops.nn.tiled import Tiled
 from scops.ops.attention import Visible, attend, side_by_side
 from scops.ops.masks import earlier
 
-PICTURE = "picture"
+PICTURE = "image"
 """The memory that the queries ask."""
 QUERIES = "queries {}"
 """The memory that a text's self-attention asks in a block of that number while it is written: the queries before the block."""
@@ -59,7 +59,7 @@ class QFormerSpec:
 
 
 class SharedAttention(Contextual):
-    """norm(x + o(a)), a found by one softmax over the stream and the queries that stand beside it, if any.
+    """norm(x + o(a)), a found in the stream, and by the same softmax in queries beside it.
 
     Args:
         number: of its block.

@@ -7,7 +7,7 @@ Works on any system that compares (scops.core.pairs.Comparing).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -201,7 +201,7 @@ class Comparer:
         """(N, Q, E)"""
         weight = next(self.system.parameters())
         batch = pad([replace(example, media={}) for example in examples], pad_id=0).to(weight.device)
-        return self.kept.of(_Vectors(self.system), batch, examples, dtype=weight.dtype)[KIND]
+        return self.kept.of(cast(Any, _Vectors(self.system)), batch, examples, dtype=weight.dtype)[KIND]
 
 
 class _Vectors:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scops.core.batch import Batch, Example
-from scops.core.pairs import Pairing, Texts
+from scops.core.pairs import Comparing, Pairing, Texts
 from scops.models.cached import CachedSession
 from scops.models.decoder import MediaInput, connected, encoded
 from scops.models.encoded import Encoded
@@ -210,10 +210,10 @@ class EncoderDecoder(nn.Module):
         return self.heads.fill(self.reader.fused(texts, pictures_NPD), index_R, self.reader.words)
 
     def similarities(self, batch: Batch) -> Tensor:
-        return similarities(self, batch)
+        return similarities(cast(Comparing, self), batch)
 
     def matches(self, batch: Batch) -> Tensor:
-        return matches(self, batch)
+        return matches(cast(Comparing, self), batch)
 
     @torch.no_grad()
     def token_bytes(self) -> int:

@@ -13,7 +13,9 @@ from scops.nn.temperature import Temperature
 
 
 class PairHeads(nn.Module):
-    """Into a common space, a verdict on what was fused, and words for masks (ALBEF, arXiv 2107.07651, 3.2; BLIP-2, 2301.12597, 3.2).
+    """Into a common space, a verdict on what was fused, and words for masks (ALBEF, arXiv 2107.07651, 3.2).
+
+    A picture may have several vectors, and several tokens may give the verdict (BLIP-2, arXiv 2301.12597, 3.2).
 
     Args:
         picture_dim, text_dim: widths of what is compared.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scops.connectors.qformer import QFormer, beside
 from scops.core.batch import Batch, Example, Words
-from scops.core.pairs import Pairing, Texts
+from scops.core.pairs import Comparing, Pairing, Texts
 from scops.language.bert import BertHead
 from scops.models.beside import remembered
 from scops.models.cached import CachedSession
@@ -66,7 +66,7 @@ class QueryPairs(nn.Module):
         opens: the id of the first token of a text that is read; one that is written brings its own.
     """
 
-    kinds = ("image",)
+    kinds: tuple[str, ...] = ("image",)
 
     def __init__(self, image: MediaInput, qformer: QFormer, pairs: PairHeads, *, lm_head: BertHead | None, opens: int):
         super().__init__()
@@ -194,7 +194,7 @@ class QueryPairs(nn.Module):
         raise ValueError("a Q-Former learns no masked words; its objectives are contrastive, matching and generation")
 
     def similarities(self, batch: Batch) -> Tensor:
-        return similarities(self, batch)
+        return similarities(cast(Comparing, self), batch)
 
     def matches(self, batch: Batch) -> Tensor:
-        return matches(self, batch)
+        return matches(cast(Comparing, self), batch)

@@ -118,7 +118,10 @@ def first_stage(qformer: QFormerSpec) -> Published:
 
 def parts(spec: Numbers) -> dict[str, tuple[Published, ...]]:
     """What was frozen, and what the second stage begins with; T5's folder gives two parts."""
-    given = {"image.encoder": (tower(spec.vision),), "image.connector": (first_stage(spec.qformer),)}
+    given: dict[str, tuple[Published, ...]] = {
+        "image.encoder": (tower(spec.vision),),
+        "image.connector": (first_stage(spec.qformer),),
+    }
     language = spec.language
     if isinstance(language, T5Spec):
         head = () if language.tied else ("lm_head",)
