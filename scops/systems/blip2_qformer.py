@@ -18,6 +18,7 @@ from scops.connectors.qformer import QFormer, QFormerSpec
 from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
 from scops.core.pairs import Pairing
 from scops.core.stage import Stage
+from scops.data.tokenizer import Tokenizer
 from scops.encoders.eva import EvaSpec, EvaVit
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.bert import BertHead
@@ -83,6 +84,11 @@ def build(spec: Spec) -> QueryPairs:
 def vocabulary(spec: Spec) -> int:
     """Also of a system without a head that writes."""
     return spec.qformer.vocab
+
+
+def told_by(spec: Spec, tokenizer: Tokenizer) -> Spec:
+    """No published configuration says which id opens a text."""
+    return replace(spec, opens=tokenizer.id_of("[CLS]"))
 
 
 # How published --------------------------------------------------------------------------------------------------------
@@ -161,7 +167,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     qformer = _qformer({"vocab_size": 30523} | bert, config["num_query_token"], tower.dim,
                        every=config.get("cross_attention_freq", 2))  # fmt: skip
     pairing = replace(PAIRING, space=config.get("embed_dim", 256))
-    return Spec(tower, qformer, pairing, opens=config.get("cls_token_id", 101), eps=config.get("ln_vision_eps", 1e-5))
+    return Spec(tower, qformer, pairing, eps=config.get("ln_vision_eps", 1e-5))
 
 
 def _of_transformers(config: Mapping[str, Any]) -> Spec:
@@ -175,7 +181,7 @@ def _of_transformers(config: Mapping[str, Any]) -> Spec:
     queries, every = config.get("num_query_tokens", 32), bert.get("cross_attention_frequency", 2)
     pairing = replace(PAIRING, space=config.get("image_text_hidden_size", 256))
     qformer = _qformer(bert, queries, tower.dim, every=every)
-    return Spec(tower, qformer, pairing, writes=False, opens=config.get("cls_token_id", 101), eps=tower.eps)
+    return Spec(tower, qformer, pairing, writes=False, eps=tower.eps)
 
 
 def _qformer(bert: Mapping[str, Any], queries: int, width: int, *, every: int) -> QFormerSpec:
@@ -204,7 +210,7 @@ def authors_config(spec: Spec) -> dict[str, Any]:
     known = replace(TOWERS[name], image=vision.image) == vision
     return {
         "arch": "blip2", "vit_model": name, "image_size": vision.image, "num_query_token": qformer.queries,
-        "cross_attention_freq": qformer.every, "embed_dim": spec.pairing.space, "cls_token_id": spec.opens,
+        "cross_attention_freq": qformer.every, "embed_dim": spec.pairing.space,
         "ln_vision_eps": spec.eps, "qformer": _bert(qformer), **({} if known else {"vision": asdict(vision)}),
     }  # fmt: skip
 
@@ -214,7 +220,7 @@ def transformers_config(spec: Spec) -> dict[str, Any]:
     vision, qformer = spec.vision, spec.qformer
     return {
         "architectures": [RETRIEVAL], "model_type": "blip-2", "num_query_tokens": qformer.queries,
-        "image_text_hidden_size": spec.pairing.space, "cls_token_id": spec.opens,
+        "image_text_hidden_size": spec.pairing.space,
         "vision_config": {
             "model_type": "blip_2_vision_model", "hidden_size": vision.dim, "intermediate_size": vision.hidden,
             "num_hidden_layers": vision.layers, "num_attention_heads": vision.heads, "image_size": vision.image,
