@@ -227,6 +227,17 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[idefics]",
         },
     ),
+    Row(
+        "blip2-qformer", "BLIP-2, first stage", "Multimodal language models",
+        {
+            BUILT: "systems.test_blip2_qformer.test_full_sizes_have_the_published_names_and_shapes",
+            READS: "systems.test_blip2_qformer.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_blip2_qformer.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_blip2_qformer.test_cached_session_equals_recompute",
+            TRAINS: "systems.test_blip2_qformer.test_stages_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[blip2_pairs]",
+        },
+    ),
     *planned(
         "Multimodal language models",
         blip="BLIP", minigpt4="MiniGPT-4",

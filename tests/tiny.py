@@ -55,6 +55,12 @@ def bert_tokenizer() -> Tokenizer:
     return Tokenizer(backend, bos="[CLS]", eos="[SEP]", pad="[PAD]")
 
 
+def dec_tokenizer() -> Tokenizer:
+    """A BERT's with [DEC], which opens what is written."""
+    backend = Backend.from_str(_trained("[PAD]", "[CLS]", "[SEP]", "[DEC]"))
+    return Tokenizer(backend, bos="[DEC]", eos="[SEP]", pad="[PAD]")
+
+
 def owl() -> Model:
     """owl-nano, smaller still: sees pictures of 64x64 as 4 tokens."""
     model = scops.create(
@@ -157,6 +163,23 @@ def skip() -> Model:
     }
     model = scops.create("mplug-base", sizes, tokenizer=bert_tokenizer(), pretrained=False)
     randomise(model.module)
+    return model
+
+
+def blip2_pairs() -> Model:
+    """BLIP-2's first stage at a tiny size: it compares, and words of the user begin its captions."""
+    tokenizer = dec_tokenizer()
+    sizes = {
+        "vision": {"dim": 12, "hidden": 20, "layers": 2, "heads": 2, "image": 28, "patch": 14},
+        "qformer": {
+            "dim": 24, "hidden": 40, "layers": 3, "heads": 4, "queries": 3, "width": 12, "vocab": 310, "context": 160,
+        },
+        "pairing": {"space": 6},
+        "opens": tokenizer.id_of("[CLS]"),
+    }  # fmt: skip
+    model = scops.create("blip2-qformer", sizes, tokenizer=tokenizer, pretrained=False)
+    randomise(model.module)
+    model.module.pairs.temperature.value.data.fill_(0.07)
     return model
 
 
@@ -309,6 +332,7 @@ MODELS = {
     "docowl15": docowl15,
     "docowl2": docowl2,
     "skip": skip,
+    "blip2_pairs": blip2_pairs,
     "flamingo": flamingo,
     "open_flamingo": open_flamingo,
     "blip2_opt": blip2_opt,

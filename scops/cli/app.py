@@ -161,6 +161,46 @@ def evaluate(
     )  # fmt: skip
 
 
+@app.command()
+def score(
+    model: Model,
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
+    text: Annotated[list[str], typer.Option(help="A text; may be given often.")],
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Say how alike pictures and texts are, and how likely each belong together."""
+    from scops.cli.retrieve import score
+
+    score(model, pictures, text, dtype=dtype, device=device, json=json)
+
+
+@app.command()
+def retrieve(
+    model: Model,
+    among: Annotated[
+        Path, typer.Argument(help="A folder of pictures, or a file with a text on each line.", show_default=False)
+    ],
+    text: Annotated[str | None, typer.Option(help="Find the pictures that it belongs to.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Find the texts that belong to it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many are shown.")] = 10,
+    judged: Annotated[
+        int, typer.Option(min=0, help="So many of the most alike are looked at together with the question.")
+    ] = 32,
+    keep: Annotated[bool, typer.Option(help="Keep the pictures' vectors for the next time.")] = True,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Find pictures by a text, or texts by a picture, the best first."""
+    from scops.cli.retrieve import retrieve
+
+    retrieve(
+        model, among, text=text, image=image, top=top, judged=judged, keep=keep, dtype=dtype, device=device, json=json
+    )
+
+
 @data_app.command("check")
 def data_check(
     path: Annotated[Path, typer.Argument(show_default=False)],

@@ -10,12 +10,12 @@ from scops.cli.show import as_json
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.documents import SUFFIX as DOCUMENT
 from scops.data.documents import file_of
+from scops.data.image import SUFFIXES as PICTURES
 from scops.data.messages import media
 from scops.data.video import SUFFIXES as VIDEOS
 from scops.generate.sampler import Sampling
 from scops.generate.text import Piece
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico", ".tga"}
 FILES = {"picture": PICTURES, "document": {DOCUMENT}, "video": set(VIDEOS)}
 HELP = (
     "/image PATH shows a picture, a document or a video with your next words, /video PATH a video whatever its name, "

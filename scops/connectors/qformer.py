@@ -4,21 +4,28 @@ A BERT whose stream is [queries; text]. Both share self-attention; the queries a
 each has feed-forwards of its own. Who sees whom makes the difference between its uses.
 """
 
-# M pictures, P features per picture, Q queries, T tokens of text, S = Q + T, D width, V vocabulary
-from dataclasses import dataclass
+# M pictures, P features per picture, Q queries, T tokens of text, S = Q + T, D width, V vocabulary, L blocks, B rows of text
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from scops.core.batch import Tiles, Words
 from scops.language.bert import BertSpec, cross_attention, feed_forward, self_attention
+from scops.nn.attention import SelfAttention, answers
 from scops.nn.block import Contextual, PostNorm
+from scops.nn.cache import Pair
 from scops.nn.context import Context, Memory
 from scops.nn.initialise import IntoWords
 from scops.nn.tiled import Tiled
+from scops.ops.attention import Visible, attend, side_by_side
+from scops.ops.masks import earlier
 
-PICTURE = "picture"
+PICTURE = "image"
 """The memory that the queries ask."""
+QUERIES = "queries {}"
+"""The memory that a text's self-attention asks in a block of that number while it is written: the queries before the block."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,44 @@ class QFormerSpec:
         )  # fmt: skip
 
 
+class SharedAttention(Contextual):
+    """norm(x + o(a)), a found in the stream, and by the same softmax in queries beside it.
+
+    Args:
+        number: of its block.
+    """
+
+    def __init__(self, norm: nn.Module, body: SelfAttention, number: int):
+        super().__init__()
+        self.norm, self.body, self.memory = norm, body, QUERIES.format(number)
+
+    @property
+    def slot(self) -> int:
+        return self.body.slot
+
+    def of_items(self, features_BSD: Tensor) -> Pair:
+        k, v = (self.body.heads(project, features_BSD, Context()) for project in (self.body.k, self.body.v))
+        return k, v
+
+    def at(self, k_BKSH: Tensor, positions_BS: Tensor) -> Tensor:
+        return k_BKSH  # no place is written into them
+
+    def forward(self, x_BTD: Tensor, ctx: Context) -> Tensor:
+        if self.memory not in ctx.memories:
+            return self.norm(x_BTD + self.body(x_BTD, ctx))
+        q, *own = self.body.projected(x_BTD, ctx)
+        text = own if ctx.cache is None else ctx.cache.append(self.slot, *own)
+        queries = answers(self, ctx)
+        sizes = queries[0].shape[2], text[0].shape[2]
+        visible = ctx.once(("queries and text", sizes), lambda: self.visible(q, sizes, ctx))
+        k, v = (torch.cat([x, y.to(x.dtype)], 2) for x, y in zip(queries, text, strict=True))
+        return self.norm(x_BTD + self.body.out(attend(q, k, v, visible), ctx))
+
+    def visible(self, q_BNTH: Tensor, sizes: tuple[int, int], ctx: Context) -> Visible:
+        beside, (rows, _, tokens, _) = ctx.memories[self.memory].visible(earlier), q_BNTH.shape
+        return side_by_side(beside, ctx.visible, rows=rows, queries=tokens, keys=sizes, device=q_BNTH.device)
+
+
 class QFormerBlock(Contextual):
     """Self-attention over all; then the queries ask and go through their feed-forward, the text through its own.
 
@@ -58,7 +103,7 @@ class QFormerBlock(Contextual):
         cross: None in a block that does not ask; text: None where there is no text.
     """
 
-    def __init__(self, attn: PostNorm, cross: PostNorm | None, query: PostNorm, text: PostNorm | None):
+    def __init__(self, attn: SharedAttention, cross: PostNorm | None, query: PostNorm, text: PostNorm | None):
         super().__init__()
         self.attn = attn
         if cross is not None:
@@ -106,17 +151,28 @@ class QFormer(nn.Module):
         text_MTD = self._text(words.ids_IT)
         return self._run(text_MTD[:, :0], text_MTD, None, words.real_IT[:, None, None])
 
-    def written(self, features_MPD: Tensor, words: Words) -> Tensor:
-        """(M, Q + T, D): the queries see no text; a word sees the queries and what stands before it."""
-        queries, text = self.spec.queries, words.ids_IT.shape[1]
-        seen_SS = torch.ones(queries + text, queries + text, dtype=torch.bool, device=features_MPD.device).tril()
-        seen_SS[:, :queries] = True
-        return self._run(self._queries(features_MPD), self._text(words.ids_IT), features_MPD, seen_SS[None, None])
+    def before(self, features_MPD: Tensor) -> Tensor:
+        """(M, Q, L D): the queries as they enter each block, which is what a text that is written sees of them."""
+        x_MQD, entered = self.norm(self._queries(features_MPD)), []
+        no_text_M0 = torch.zeros(len(x_MQD), 0, dtype=torch.long, device=x_MQD.device)
+        ctx = Context(no_text_M0, memories={PICTURE: whole(features_MPD)})
+        for layer in self.blocks:
+            entered.append(x_MQD)
+            x_MQD = layer(x_MQD, ctx)
+        return torch.cat(entered, -1)
+
+    def write(self, words_BTD: Tensor, ctx: Context) -> Tensor:
+        """(B, T, D): words at the context's positions; `beside` puts the queries they see into the context."""
+        assert ctx.positions_BT is not None, "a text that is written needs positions in the context"
+        x_BTD = self.norm(words_BTD + self.positions(ctx.positions_BT))
+        for layer in self.blocks:
+            x_BTD = layer(x_BTD, ctx)
+        return x_BTD
 
     def _run(self, x_MQD: Tensor, text_MTD: Tensor | None, features_MPD: Tensor | None, seen: Tensor | None) -> Tensor:
         x_MSD = self.norm(x_MQD if text_MTD is None else torch.cat([x_MQD, text_MTD], 1))
-        memories = {} if features_MPD is None else {PICTURE: whole(features_MPD)}
         places_MT = torch.arange(x_MSD.shape[1] - x_MQD.shape[1], device=x_MSD.device).expand(len(x_MSD), -1)
+        memories = {} if features_MPD is None else {PICTURE: whole(features_MPD)}
         ctx = Context(places_MT, seen, memories=memories)
         for layer in self.blocks:
             x_MSD = layer(x_MSD, ctx)
@@ -142,10 +198,18 @@ def whole(features_MPD: Tensor) -> Memory:
     return Memory(features_MPD, torch.ones(rows, places, dtype=torch.long, device=features_MPD.device))
 
 
+def beside(queries: Memory, blocks: int) -> dict[str, Memory]:
+    """By name the memories of all blocks, of one of `before` (B, S, L D) or, once all keys are kept, of none."""
+    kept = queries.features_BSD
+    parts = [None] * blocks if kept is None else kept.unflatten(-1, (blocks, -1)).unbind(-2)
+    return {QUERIES.format(number): replace(queries, features_BSD=part) for number, part in enumerate(parts)}
+
+
 def block(spec: QFormerSpec, number: int) -> QFormerBlock:
     bert = spec.bert
+    attn = self_attention(bert)
     return QFormerBlock(
-        self_attention(bert),
+        SharedAttention(attn.norm, cast(SelfAttention, attn.body), number),
         cross_attention(bert, PICTURE) if number % spec.every == 0 else None,
         query=feed_forward(bert),
         text=feed_forward(bert) if spec.vocab else None,

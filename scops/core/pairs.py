@@ -1,10 +1,12 @@
 """What objectives that tell pairs of picture and text apart may ask of a system, and the numbers that it learns them with."""
 
-# N pairs, T tokens, P features per picture, Q picture vectors per pair, E width of the common space, D width, R masked words
+# N pairs, K texts, T tokens, P features per picture, Q picture vectors per pair, E width of the common space, D width,
+# R masked words
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from scops.core.batch import Batch
@@ -19,11 +21,13 @@ class Pairing:
         space: width of the common space.
         temperature: at the start; learnt, and held between `coldest` and `warmest`.
         momentum: of the shadow weights; 0 for none, then pictures and texts of the batch itself stand in their place.
-        queue: pairs of former batches that stand beside those of the batch; 0 for none.
+        queue: pairs of former batches that stand beside those of the batch; 0 for none, then those of all processes do.
         alpha: share of the shadow's opinion in the targets; it grows from 0 over `ramp` steps.
         smoothing: share of the pairs' own targets that is spread over all candidates (BLIP-2: 0.1).
         floor: added to the chance of every candidate when negatives are drawn (BLIP: 1e-4).
+        lm_smoothing: the same for words that are written (BLIP-2: 0.1).
         masked: share of words that are masked; `mask` is the id of the mask.
+        likeness: share of the cosine in what retrieval ranks by, beside the verdict's score (BLIP-2: 1).
         shadowed: globs of the paths that have shadow weights.
     """
 
@@ -36,9 +40,11 @@ class Pairing:
     alpha: float = 0.4
     ramp: int = 0
     smoothing: float = 0.0
+    lm_smoothing: float = 0.0
     floor: float = 0.0
     masked: float = 0.15
     mask: int = 103
+    likeness: float = 0.0
     shadowed: tuple[str, ...] = ("image", "encoder", "pairs")
 
 
@@ -99,3 +105,8 @@ class Comparing(Decoder, Protocol):
     def filled(self, pictures_NPD: Tensor, texts: Texts, index_R: Tensor) -> Tensor:
         """(R, V): scores of words at flat positions of the texts, with the pictures in view."""
         ...
+
+
+def likeness(pictures_NQE: Tensor, texts_KE: Tensor) -> Tensor:
+    """(N, K): that of the picture vector which is nearest to the text."""
+    return torch.einsum("nqe,ke->nqk", pictures_NQE, texts_KE).amax(1)

@@ -28,6 +28,8 @@ PIXEL_LIMIT = 178_956_970
 """A picture of more pixels is refused before it is unpacked (512 MiB as RGB)."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "TGA")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".ico", ".tga"}
+"""Of files that are taken for pictures where nobody says so; what is named is read whatever it is called."""
 FITS = ("stretch", "crop", "pad")
 
 _ORIENTATION = 0x0112  # the EXIF tag

@@ -59,7 +59,9 @@ def empty(
         ValueError: it does not.
     """
     module = outline(system, spec, dtype=dtype, adapters=adapters, quantised=quantised)
-    vocabulary = module.head(module.embed(torch.zeros(1, dtype=torch.long, device="meta"))).shape[-1]
+    of_spec = getattr(module_of(system), "vocabulary", None)  # of a system that may have no head
+    first = torch.zeros(1, dtype=torch.long, device="meta")
+    vocabulary = of_spec(spec) if of_spec else module.head(module.embed(first)).shape[-1]
     if tokenizer.vocab_size > vocabulary:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the vocabulary of this {system} is {vocabulary}; "

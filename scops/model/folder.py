@@ -221,7 +221,13 @@ def _differences(kept: Any, made: Any, at: str = "") -> Sequence[str]:
 
 
 def written_for(system: str, spec: Any, tokenizer: Tokenizer) -> Any:
-    """A published language model's config does not say how turns are written: its size or its special tokens do."""
+    """A published language model's config does not say how turns are written: its size or its special tokens do.
+
+    What else a system asks of the tokenizer, its `told_by` says.
+    """
+    told_by = getattr(module_of(system), "told_by", None)
+    if told_by:
+        return told_by(spec, tokenizer)
     if system != "llama":
         return spec
     for known in module_of(system).SIZES.values():

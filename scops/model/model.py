@@ -7,23 +7,27 @@ from typing import Any
 
 import torch
 
+from scops.core.folders import cache_folder
 from scops.core.layout import Layout
 from scops.core.names import nearest
-from scops.data.messages import Ask, sample_of
+from scops.data.messages import Ask, media, sample_of
 from scops.data.processor import Processor
 from scops.data.resize import RESIZERS
 from scops.data.tokenizer import Tokenizer
 from scops.generate.desk import PAGE, Desk
 from scops.generate.sampler import Sampling
 from scops.generate.talk import MAX_TOKENS, Answer, pieces, prompts
+from scops.lab.retrieval import Comparer, Ranking, Scores, Told, pictures_in, texts_in
 from scops.model.bridge import adapters_in
 from scops.model.folder import OWN, Config, published_config, size_of, write_folder
 from scops.native.quantise import quantise, roles_of
 from scops.nn import lora
-from scops.systems import module_of
+from scops.systems import COMPARING, module_of
 from scops.train.checkpoint import replace_folder
 
 BATCH = 8
+JUDGED = 32
+VECTORS = "vectors"
 
 
 @dataclass
@@ -145,6 +149,54 @@ class Model:
             room: memory, rows and more, as of scops.generate.desk.Desk.
         """
         return Desk(self.module, self.processor, **room)
+
+    # Comparing --------------------------------------------------------------------------------------------------------
+
+    def score(self, images: Sequence[Any], texts: Sequence[str]) -> Scores:
+        """How alike every picture and every text are, and how likely they belong together.
+
+        Args:
+            images: paths, data URLs, bytes or Pillow pictures; a document is all its pages.
+        """
+        shown = [one for number, image in enumerate(images) for one in media(image, f"picture {number}", "image")]
+        return self._comparer(keep=False).scores(shown, texts)
+
+    def retrieve(
+        self,
+        among: str | Path | Sequence[Any],
+        *,
+        text: str | None = None,
+        image: Any = None,
+        judged: int = JUDGED,
+        keep: bool = True,
+        told: Told | None = None,
+    ) -> Ranking:
+        """The pictures that a text belongs to, or the texts that a picture belongs to, best first.
+
+        Args:
+            among: of pictures a folder (also what is below it) or a list; of texts a file with one on each line, or a list.
+            judged: so many of the most alike are asked about with both in view, and stand first.
+            keep: vectors of pictures in the cache folder by content, so that the next call reads them there.
+            told: hears (pictures done, pictures in all).
+        """
+        if (text is None) == (image is None):
+            raise ValueError("retrieve takes a text to find pictures by, or an image to find texts by: one of them")
+        if judged < 0:
+            raise ValueError(f"judged is 0 or more, not {judged}")
+        if text is not None:
+            return self._comparer(keep=keep).pictures(text, pictures_in(among), judged=judged, told=told)
+        shown = media(image, "the picture", "image")
+        if len(shown) != 1:
+            raise ValueError(f"{image} has {len(shown)} pages; name one: {image}#page=1")
+        return self._comparer(keep=False).texts(shown[0], texts_in(among), judged=judged)
+
+    def _comparer(self, *, keep: bool) -> Comparer:
+        if self.system not in COMPARING:
+            raise ValueError(
+                f"{self.system} writes text, it does not compare pictures with texts; these systems do: "
+                f"{', '.join(COMPARING)}"
+            )
+        return Comparer(self.module, self.processor, folder=cache_folder() / VECTORS if keep else None)
 
     # Keeping ----------------------------------------------------------------------------------------------------------
 

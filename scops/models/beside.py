@@ -53,7 +53,7 @@ def remembered(tokens_MQD: Tensor, where: Where, documents: Starts, *, tokens: i
     for row, (at, begins) in enumerate(zip(starts, documents, strict=True)):
         began_T = np.array(begins)[np.searchsorted(begins, np.arange(tokens), side="right") - 1]
         item_BI[row, : len(at)] = np.arange(len(at)) + 1
-        position_BI[row, : len(at)] = [start - began_T[start] for start in at]
+        position_BI[row, : len(at)] = [start - began_T[min(start, tokens - 1)] for start in at]  # may end the row
         met_BT[row] = np.searchsorted(at, np.arange(tokens), side="right")
         before_BT[row] = np.searchsorted(at, began_T, side="left")
     if len({*counts}) == 1:

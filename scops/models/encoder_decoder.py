@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scops.core.batch import Batch
-from scops.core.pairs import Pairing, Texts
+from scops.core.batch import Batch, Example
+from scops.core.pairs import Comparing, Pairing, Texts
 from scops.models.cached import CachedSession
 from scops.models.decoder import MediaInput, connected, encoded
 from scops.models.encoded import Encoded
-from scops.models.pairs import PairHeads
+from scops.models.pairs import PairHeads, matches, similarities
 from scops.models.replies import prompts_of, replies_of
-from scops.models.shared_replies import SharedReplies
+from scops.models.shared_replies import Replier, SharedReplies
 from scops.nn.attention import number_slots
 from scops.nn.cache import Cache, FixedCache, GrowingCache
 from scops.nn.context import Context, Memory
@@ -152,6 +152,12 @@ class EncoderDecoder(nn.Module):
         visible = cache.visible(ids_BT.shape[1], self.writer.window)
         return self.embed(ids_BT), Context(positions_BT, visible, memories={READ: memory}, cache=cache)
 
+    def opening(self, example: Example) -> int:
+        """Where what is written begins."""
+        if example.reply is None:
+            raise ValueError(f"{example.name or 'an example'} does not say where its reply begins")
+        return example.reply
+
     def shared(self, tokens: int, *, page: int, media_bytes: int) -> SharedReplies:
         """As scops.core.system.Decoder says; pages hold replies alone, and a row keeps what its prompt was read as."""
         pages = Pages(tokens // page, size=page, device=next(self.parameters()).device)
@@ -191,30 +197,23 @@ class EncoderDecoder(nn.Module):
         return Texts(ids_NT, real_NT, self.reader.read(ids_NT, real_NT))
 
     def picture_vectors(self, pictures_NPD: Tensor) -> Tensor:
-        return self.heads.picture_vectors(pictures_NPD)
+        """Of the first token."""
+        return self.heads.picture_vectors(pictures_NPD[:, :1])
 
     def text_vectors(self, texts: Texts) -> Tensor:
         return self.heads.text_vectors(texts.states_NTD)
 
     def verdicts(self, pictures_NPD: Tensor, texts: Texts) -> Tensor:
-        return self.heads.verdicts(self.reader.fused(texts, pictures_NPD))
+        return self.heads.verdicts(self.reader.fused(texts, pictures_NPD)[:, :1])
 
     def filled(self, pictures_NPD: Tensor, texts: Texts, index_R: Tensor) -> Tensor:
         return self.heads.fill(self.reader.fused(texts, pictures_NPD), index_R, self.reader.words)
 
-    @torch.no_grad()
     def similarities(self, batch: Batch) -> Tensor:
-        """(M, B): cosine of every picture of the batch with every text, -1 to 1; what retrieval sorts by first."""
-        pictures_MQE = self.picture_vectors(self.connect(batch)["image"])
-        vectors_BE = self.text_vectors(self.texts(*self.captions(batch)))
-        return torch.einsum("mqe,be->mqb", pictures_MQE, vectors_BE).amax(1)
+        return similarities(cast(Comparing, self), batch)
 
-    @torch.no_grad()
     def matches(self, batch: Batch) -> Tensor:
-        """(M,): how likely each picture and the text of its row belong together; what retrieval sorts by in the end."""
-        texts = self.texts(*self.captions(batch))
-        rows_M = torch.tensor(batch.where["image"].row_M, device=batch.ids_BT.device)
-        return self.verdicts(self.connect(batch)["image"], texts.select(rows_M)).softmax(-1)[:, 1]
+        return matches(cast(Comparing, self), batch)
 
     @torch.no_grad()
     def token_bytes(self) -> int:
@@ -228,7 +227,7 @@ class EncoderDecoder(nn.Module):
 class Replying:
     """A system whose prompts were read: what a session of replies sees of it."""
 
-    def __init__(self, system: EncoderDecoder, memory: Memory):
+    def __init__(self, system: Replier, memory: Memory):
         self.system, self.language, self.memory = system, system.writer, memory
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ class Replier(Protocol):
 
     def parameters(self) -> Iterator[Tensor]: ...
 
+    def opening(self, example: Example) -> int: ...
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+
     def read(self, batch: Batch) -> Memory: ...
 
     def begin(self, ids_BT: Tensor, positions_BT: Tensor, memory: Memory, cache: Cache) -> tuple[Tensor, Context]: ...
@@ -67,9 +71,7 @@ class SharedReplies:
         return self.pool.free
 
     def open(self, example: Example) -> Row:
-        if example.reply is None:
-            raise ValueError(f"{example.name or 'an example'} does not say where its reply begins")
-        return Row(example, example.ids_T[example.reply :].tolist())
+        return Row(example, example.ids_T[self.system.opening(example) :].tolist())
 
     def needs(self, row: Row) -> int:
         return -(-(len(row.ids) + 1) // self.page) - len(row.paged.pages)

@@ -1,4 +1,4 @@
-"""A learnt temperature, which starts where it should however the modules around it are initialised."""
+"""A learnt temperature, which starts where it should however the modules around it are initialised, and one that stays."""
 
 import torch
 from torch import Tensor, nn
@@ -16,3 +16,14 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         return self.value
+
+
+class FixedTemperature(nn.Module):
+    """forward: () -> a scalar, on the host; for a system that never learns it."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def forward(self) -> Tensor:
+        return torch.tensor(self.value)

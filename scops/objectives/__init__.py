@@ -8,6 +8,7 @@ from torch import Tensor
 from scops.core.batch import Batch
 from scops.core.loss import Loss
 from scops.objectives.contrastive import contrastive
+from scops.objectives.generation import generation
 from scops.objectives.masked import masked
 from scops.objectives.matching import matching
 from scops.objectives.next_token import next_token, supervised_tokens
@@ -31,13 +32,15 @@ OBJECTIVES: dict[str, Objective] = {
     "matching": over_pairs(matching=matching),
     "masked": over_pairs(masked=masked),
     "prefix_lm": over_pairs(prefix_lm=prefix_lm),
+    "generation": over_pairs(generation=generation),
+    "contrastive+matching+generation": over_pairs(contrastive=contrastive, matching=matching, generation=generation),
     "contrastive+matching+masked": over_pairs(contrastive=contrastive, matching=matching, masked=masked),
     "contrastive+matching+masked+prefix_lm": over_pairs(
         contrastive=contrastive, matching=matching, masked=masked, prefix_lm=prefix_lm
     ),
 }
 
-PARTS = {"contrastive", "matching", "masked", "prefix_lm"}
+PARTS = {"contrastive", "matching", "masked", "prefix_lm", "generation"}
 """Of the objectives over pairs; "+" joins those that are learnt together."""
 
 COUNTS: dict[str, Callable[[Batch], int]] = {

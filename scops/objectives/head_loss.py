@@ -12,7 +12,9 @@ CHUNK = 64 * 2**20
 """Bytes of a chunk's scores in float32; three times as many are alive at once."""
 
 
-def head_loss(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, ids_R: Tensor) -> tuple[Tensor, Tensor]:
+def head_loss(
+    head: Callable[[Tensor], Tensor], hidden_RD: Tensor, ids_R: Tensor, *, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy in float32: its sum, to be differentiated, and that of each row, not to be.
 
     The gradients of the hidden states and of whatever learns in the head (tied or not, with an adapter or without) are made
@@ -20,6 +22,7 @@ def head_loss(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, ids_R: Tensor
 
     Args:
         head: (R, D) -> (R, V), row by row.
+        smoothing: share of each target that is spread over all words.
     """
     chunks = list(zip(*(x.split(_rows_at_once(head, hidden_RD)) for x in (hidden_RD, ids_R)), strict=True))
     losses, hidden_grads = [], []
@@ -27,7 +30,7 @@ def head_loss(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, ids_R: Tensor
     sums: list[Tensor] = []
     for part, ids in chunks:
         hidden = part.detach().requires_grad_(part.requires_grad)
-        chunk_R = F.cross_entropy(head(hidden).float(), ids, reduction="none")
+        chunk_R = F.cross_entropy(head(hidden).float(), ids, reduction="none", label_smoothing=smoothing)
         losses.append(chunk_R.detach())
         if not chunk_R.requires_grad:
             continue

@@ -1,18 +1,19 @@
 """What the objectives over pairs of picture and text share in one step: each part of the system runs once."""
 
-# B rows, M media items, N pairs, T tokens, P features per picture, K candidates
+# B rows, M media items, N pairs, W pairs of all processes, T tokens, P features per picture, K candidates
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from scops.core.batch import Batch
 from scops.core.loss import Loss
 from scops.core.pairs import Comparing, Pairing, Texts
 from scops.objectives.pairs import Place, pairs_of
+from scops.objectives.processes import counts, several, together, words
 from scops.objectives.shadow import asked, shadow
 
 SEEN = "pairs|steps"
@@ -27,7 +28,9 @@ class Work:
         state: of the objective, as in scops.objectives.
         shadow: weights by path; empty where there are none, then the system is its own.
         alpha: of this step.
-        scores: similarities of each picture with all texts (N, K), and of each text with all pictures, the batch's own pairs
+        counts: pairs of each process where these are each other's candidates, else of this one alone.
+        rank: which of them is this one.
+        scores: similarities of each picture with all texts (N, K), and of each text with all pictures, those of `counts`
             first; once something has made them.
     """
 
@@ -37,6 +40,8 @@ class Work:
     state: dict[str, Tensor]
     shadow: dict[str, Tensor]
     alpha: float
+    counts: tuple[int, ...] = ()
+    rank: int = 0
     scores: tuple[Tensor, Tensor] | None = field(default=None)
 
     @property
@@ -70,6 +75,26 @@ class Work:
     def shadow_pictures_NPD(self) -> Tensor:
         return self._of(self.asked("connect", self.batch))
 
+    @property
+    def first(self) -> int:
+        """Where this process's pairs stand among those of all."""
+        return sum(self.counts[: self.rank])
+
+    def all(self, x_N: Tensor) -> Tensor:
+        """(W, ...): of the pairs of all processes in `counts`."""
+        return together(x_N, self.counts) if len(self.counts) > 1 else x_N
+
+    @cached_property
+    def same(self) -> list[list[bool]]:
+        """(N, W) on the host: whether two pairs have one and the same picture."""
+        digests = self.batch.digests
+        known = [
+            f"{kind} {digests[kind][item]}" if digests.get(kind) else f"pair {self.first + at}"
+            for at, (kind, item) in enumerate(self.kept.values())
+        ]
+        everywhere = words(known) if len(self.counts) > 1 else known
+        return [[mine == other for other in everywhere] for mine in known]
+
     def asked(self, method: str, *args: Any) -> Any:
         """A method of the system with the shadow weights, without gradients."""
         return asked(self.system, self.shadow, method, *args)
@@ -78,7 +103,9 @@ class Work:
         return torch.stack([made[kind][item] for kind, item in self.kept.values()])
 
 
-def work_on(system: Comparing, batch: Batch, state: dict[str, Tensor], kept: dict[int, Place]) -> Work:
+def work_on(
+    system: Comparing, batch: Batch, state: dict[str, Tensor], kept: dict[int, Place], counts: tuple[int, ...]
+) -> Work:
     """The step's beginning: the shadow follows, alpha grows."""
     numbers = system.pairing
     weights: dict[str, Tensor] = {}
@@ -88,7 +115,18 @@ def work_on(system: Comparing, batch: Batch, state: dict[str, Tensor], kept: dic
     if torch.is_grad_enabled():
         state[SEEN] = torch.tensor(steps + 1)
     alpha = numbers.alpha * (min(1.0, steps / numbers.ramp) if numbers.ramp else 1.0) if numbers.momentum else 0.0
-    return Work(system, batch, kept, state, weights, alpha)
+    return Work(system, batch, kept, state, weights, alpha, counts, distributed.get_rank() if len(counts) > 1 else 0)
+
+
+def candidates(system: Comparing, batch: Batch, pairs: int) -> tuple[int, ...]:
+    """Pairs of each process while it learns without a queue; of this one alone where it looks, or one of them has none.
+
+    Every process must ask, also one without pairs.
+    """
+    if not (several() and torch.is_grad_enabled()) or system.pairing.queue:
+        return (pairs,)
+    found = counts(pairs, batch.ids_BT.device)
+    return found if all(found) else (pairs,)
 
 
 Part = Callable[[Work], Tensor]
@@ -103,9 +141,10 @@ def over_pairs(**parts: Part) -> Callable[[Comparing, Batch, dict[str, Tensor]],
 
     def objective(system: Comparing, batch: Batch, state: dict[str, Tensor]) -> Loss:
         kept = pairs_of(batch, "+".join(parts))
+        counted = candidates(system, batch, len(kept))
         if not kept:
             return Loss(torch.zeros((), device=batch.ids_BT.device), 0, "pair")
-        work = work_on(system, batch, state, kept)
+        work = work_on(system, batch, state, kept, counted)
         means = {name: part(work) for name, part in parts.items()}
         logged = {name: (len(kept) * mean.detach(), len(kept)) for name, mean in means.items()}
         return Loss(len(kept) * torch.stack(list(means.values())).sum(), len(kept), "pair", logged)

@@ -2,8 +2,10 @@
 
 # N pairs, Q picture vectors per pair, E width of the common space, S places of the ring
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.functional import normalize
+
+from scops.objectives.processes import gathered
 
 PICTURES, TEXTS, AT = "queue|pictures", "queue|texts", "queue|at"
 
@@ -29,16 +31,3 @@ def enqueue(state: dict[str, Tensor], pictures_NQE: Tensor, texts_NE: Tensor) ->
     state[PICTURES][place_N] = pictures_NQE.float()
     state[TEXTS][place_N] = texts_NE.float()
     state[AT] = torch.tensor((start + pairs) % places)
-
-
-def gathered(x: Tensor) -> Tensor:
-    """The rows of all processes, however many each has."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return x
-    counts = [torch.zeros((), dtype=torch.long, device=x.device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor(len(x), device=x.device))
-    most = max(int(count) for count in counts)
-    wide = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]).contiguous()
-    pieces = [torch.empty_like(wide) for _ in counts]
-    distributed.all_gather(pieces, wide)
-    return torch.cat([piece[: int(count)] for piece, count in zip(pieces, counts, strict=True)])

@@ -91,6 +91,9 @@ SYSTEMS = {
             "openflamingo-9b-vitl-mpt7b",
         ),
     ),
+    "blip2-qformer": System(
+        "scops.systems.blip2_qformer", ("blip2-qformer", "blip2-qformer-vitl", "blip2-qformer-coco")
+    ),
     "blip2": System(
         "scops.systems.blip2", ("blip2-opt-2.7b", "blip2-opt-6.7b", "blip2-flan-t5-xl", "blip2-flan-t5-xxl")
     ),
@@ -111,6 +114,9 @@ SYSTEMS = {
         ("smollm2-135m-instruct", "llama-7b", "vicuna-7b-v1.5", "mistral-7b-v0.1", "qwen2-7b-instruct", "qwen3-8b"),
     ),
 }
+
+COMPARING = ("mplug", "blip2-qformer")
+"""Those whose modules are scops.core.pairs.Comparing: they say which pictures and texts belong together."""
 
 
 def find(name: str) -> tuple[str, str]:

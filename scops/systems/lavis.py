@@ -94,22 +94,44 @@ def language_keys(spec: Language) -> KeyMap:
     return (HUB_LLAMA_TIED if spec.tied else HUB_LLAMA).under(ours="language.")
 
 
+def tower(vision: EvaSpec) -> Published:
+    """eva_vit_g.pth, which has more blocks than run."""
+    blocks = tuple(f"blocks.{number}" for number in range(vision.layers))
+    return Published(LAVIS_EVA, ("cls_token", "pos_embed", "patch_embed", *blocks))
+
+
+FIRST = KeyMap(
+    same("ln_vision.{w}", "norm.{w}"),
+    same("query_tokens", "qformer.queries"),
+    LAVIS_QFORMER.under("Qformer.bert.", "qformer."),
+)
+ASKING = (
+    "embeddings.LayerNorm", *(f"encoder.layer.*.{part}" for part in ("attention", "crossattention", "*_query")),
+)  # fmt: skip
+
+
+def first_stage(qformer: QFormerSpec) -> Published:
+    """What BLIP-2's first stage trained, as LAVIS keeps it (Blip2Qformer), without its heads; where no text is read, without that."""
+    read = (f"Qformer.bert.{part}" for part in ASKING) if not qformer.vocab else ("Qformer.bert",)
+    return Published(FIRST, ("ln_vision", "query_tokens", *read))
+
+
 def parts(spec: Numbers) -> dict[str, tuple[Published, ...]]:
-    """What was frozen: eva_vit_g.pth, which has more blocks than run, and a language model; T5's folder gives two parts."""
-    blocks = tuple(f"blocks.{number}" for number in range(spec.vision.layers))
-    made: dict[str, tuple[Published, ...]] = {
-        "image.encoder": (Published(LAVIS_EVA, ("cls_token", "pos_embed", "patch_embed", *blocks)),)
+    """What was frozen, and what the second stage begins with; T5's folder gives two parts."""
+    given: dict[str, tuple[Published, ...]] = {
+        "image.encoder": (tower(spec.vision),),
+        "image.connector": (first_stage(spec.qformer),),
     }
     language = spec.language
     if isinstance(language, T5Spec):
         head = () if language.tied else ("lm_head",)
-        made["encoder"] = (Published(t5_encoder(language), ("encoder",)),)
-        made["decoder"] = (Published(t5_decoder(language), ("shared", "decoder", *head)),)
+        given["encoder"] = (Published(t5_encoder(language), ("encoder",)),)
+        given["decoder"] = (Published(t5_decoder(language), ("shared", "decoder", *head)),)
     elif isinstance(language, OptSpec):
-        made["language"] = (Published(hub_opt(language)), Published(bare_opt(language)))
+        given["language"] = (Published(hub_opt(language)), Published(bare_opt(language)))
     else:
-        made["language"] = (Published(HUB_LLAMA),)
-    return made
+        given["language"] = (Published(HUB_LLAMA),)
+    return given
 
 
 def settled(spec: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:

@@ -23,6 +23,8 @@ VERBS = {
     "train": set(),
     "demo": {"--folder", "--each"},
     "eval": {"--limit", "--batch", "--max-tokens", "--out", "--dtype", "--device", "--quantise", "--json"},
+    "score": {"--text", "--dtype", "--device", "--json"},
+    "retrieve": {"--text", "--image", "--top", "--judged", "--keep", "--no-keep", "--dtype", "--device", "--json"},
     "data check": {"--model", "--limit", "--json"},
     "data show": {"--model", "--limit"},
     "convert": {"--layout", "--merge", "--quantise", "--dtype", "--json"},
@@ -293,6 +295,49 @@ def test_a_conversation_from_standard_input(owl: Path, picture: Path) -> None:
     )
     assert done.stdout == "".join(f"{said}\n" for said in (first, second, model.chat("hm", max_tokens=6)))
     assert "no file 'gone.png'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["skip", "blip2_pairs"])
+def test_score_and_retrieve_say_what_the_model_says(
+    say, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCOPS_CACHE", str(tmp_path / "cache"))
+    folder, shown = tiny.MODELS[name]().save(tmp_path / "m"), [tmp_path / "p" / f"{n}.png" for n in ("red", "blue")]
+    (tmp_path / "p").mkdir()
+    for path in shown:
+        tiny.picture(path.stem).save(path)
+    model, texts = scops.load(folder), ["an owl", "a branch"]
+    wanted = model.score(shown, texts)
+    asked = [word for text in texts for word in ("--text", text)]
+    pairs = json.loads(say("score", folder, *shown, *asked, "--json").out)["pairs"]
+    assert [(pair["picture"], pair["text"]) for pair in pairs] == [(str(p), t) for p in shown for t in texts]
+    assert [pair["match"] for pair in pairs] == pytest.approx(wanted.match_NK.flatten().tolist(), abs=1e-5)
+    assert [pair["likeness"] for pair in pairs] == pytest.approx(wanted.likeness_NK.flatten().tolist(), abs=1e-5)
+    printed = say("score", folder, *shown, *asked).out
+    assert all(word in printed for word in (str(shown[0]), "a branch", "match", "%"))
+    found = json.loads(say("retrieve", folder, tmp_path / "p", "--text", "an owl", "--judged", 1, "--json").out)
+    ranking = model.retrieve(tmp_path / "p", text="an owl", judged=1).found
+    assert [one["name"] for one in found["found"]] == [one.name for one in ranking]
+    assert found["found"][1]["match"] is None
+    assert str(shown[0]) in say("retrieve", folder, tmp_path / "p", "--text", "an owl", "--no-keep").out
+    (tmp_path / "lines.txt").write_text("an owl\na branch\nthe user\n")
+    found = json.loads(say("retrieve", folder, tmp_path / "lines.txt", "--image", shown[0], "--top", 2, "--json").out)
+    assert (found["of"], len(found["found"])) == (3, 2)
+    (tmp_path / "p" / "torn.png").write_bytes(b"no picture")
+    said = say("retrieve", folder, tmp_path / "p", "--text", "an owl", "--json")
+    assert json.loads(said.out)["of"] == 2
+    assert "left out: " in said.err
+    assert "torn.png" in said.err
+
+
+def test_score_and_retrieve_refuse_what_cannot_be_asked(say, owl: Path, picture: Path) -> None:
+    for words in (["score", owl, picture, "--text", "hm"], ["retrieve", owl, picture.parent, "--text", "hm"]):
+        said = say(*words)
+        assert said.status == 1
+        assert "these systems do: mplug, blip2-qformer" in said.err
+    assert "one of them" in say("retrieve", owl, picture.parent).err
+    assert "gone.png: there is no such file" in say("score", owl, "gone.png", "--text", "hm").err
+    assert "gone.png: there is no such file" in say("retrieve", owl, picture.parent, "--image", "gone.png").err
 
 
 def test_eval_marks_every_answer(say, owl: Path, rows: Path, tmp_path: Path) -> None:

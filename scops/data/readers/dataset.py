@@ -65,7 +65,9 @@ class Dataset(Sequence[Sample]):
             return self.take(self.numbers[at])
         number = self.numbers[at]
         name, fields = self.rows.name(number), self._fields(number)
-        if fields.get(self.form) is None:
+        if self.form in fields and fields[self.form] is None:
+            raise RowError(f"{name}: {self.form!r} is null, but the first row has one")
+        if self.form not in fields:
             raise RowError(f"{name}: no {self.form!r}, which the first row has{nearest(self.form, fields)}")
         turns = FORMS[self.form](Row(fields, name, self.images))
         return Sample(turns, name, self.name, {key: fields[key] for key in fields if key not in FIELDS})

@@ -123,8 +123,11 @@ def question(row: Row) -> tuple[Turn, ...]:
 
 
 def caption(row: Row) -> tuple[Turn, ...]:
-    """{caption, image or images}: pictures alone are answered by the caption."""
-    return _marked(row, [({}, "user", ""), ({}, "assistant", row.fields["caption"])], first=True)
+    """{caption, image or images}: pictures alone are answered by the caption, which has words."""
+    words = row.text(row.fields["caption"], "'caption'")
+    if not words.strip():
+        row.wrong("'caption' has no words")
+    return _marked(row, [({}, "user", ""), ({}, "assistant", words)], first=True)
 
 
 FORMS: Mapping[str, Callable[[Row], tuple[Turn, ...]]] = {
