@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from scops.checkpoints.write import save_json, save_text
 from scops.core.names import nearest
 from scops.data import tiktoken
-from scops.data.sentencepiece import build, read_model
+from scops.data.sentencepiece import SPACE, build, read_model
 
 ROLES = ("bos", "eos", "pad")
 BESIDE = "qformer_tokenizer"
@@ -85,9 +85,21 @@ class Tokenizer:
         names = ", ".join((*MODELS, tiktoken.QWEN))
         raise FileNotFoundError(f"{folder} has no tokenizer; expected tokenizer.json or one of {names}")
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words."""
+    def encode_text(self, text: str, *, goes_on: bool = False) -> list[int]:
+        """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words.
+
+        Args:
+            goes_on: it continues a text that is encoded already, so that a blank which the tokenizer puts in front of every
+                text (SentencePiece) stands for the first one of its own.
+        """
+        if goes_on and self._leads:
+            text = text.removeprefix(" ")
         return self._text.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _leads(self) -> bool:
+        """Whether a text is encoded with a blank in front of it."""
+        return self._text.encode("a", add_special_tokens=False).tokens[:1] in ([SPACE], [SPACE + "a"])
 
     def encode_beside(self, text: str) -> np.ndarray:
         """Ids of what the connector reads, as its own tokenizer begins and ends a text.
