@@ -263,6 +263,23 @@ def flamingo() -> Model:
     return model
 
 
+def llava() -> Model:
+    """LLaVA-1.5: 4 tokens a picture."""
+    vision = {"dim": 12, "hidden": 20, "layers": 3, "heads": 2, "image": 28, "patch": 14}
+    model = scops.create("llava", {"vision": vision, "language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def llava_next() -> Model:
+    """LLaVA-NeXT: 4 tokens a view, up to four views, and a token behind each row of the tiles."""
+    vision = {"dim": 12, "hidden": 20, "layers": 3, "heads": 2, "image": 28, "patch": 14}
+    sizes = {"vision": vision, "language": LANGUAGE | {"context": 400}}
+    model = scops.create("llava-next", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 MODELS = {
     "composed": composed,
     "owl": owl,
@@ -282,6 +299,8 @@ MODELS = {
     "blip2_t5": blip2_t5,
     "instructblip": instructblip,
     "instructblip_t5": instructblip_t5,
+    "llava": llava,
+    "llava_next": llava_next,
     "text": text_only,
 }
 
