@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from scops.core.layout import Piece, Role, Segment, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
+from scops.data.errors import RowError
 
 
 def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple[Segment, ...]:
@@ -90,7 +91,7 @@ def _turn(role: Role, turn: Turn, *, media: bool) -> Iterator[Segment]:
     if role.lead and isinstance(first, Text) and not first.text.startswith(role.lead):
         yield Segment(Written(role.lead), turn.learn)
     if role.wordless and not any(isinstance(part, Media) for part in turn.parts):
-        raise ValueError(f"of a {turn.role}'s turn only media are written here, but this one has none: {_said(turn)!r}")
+        raise RowError(f"of a {turn.role}'s turn only media are written here, but this one has none: {_said(turn)!r}")
     shown = [n for n, part in enumerate(turn.parts) if (not role.wordless if isinstance(part, Text) else media)]
     for before, number in zip([None, *shown], shown, strict=False):
         part = turn.parts[number]

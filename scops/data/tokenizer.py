@@ -78,7 +78,8 @@ class Tokenizer:
         for name in MODELS:
             if (folder / name).is_file():
                 pieces = read_model(folder / name)
-                return cls(build(pieces), **({role: pieces.token(role) for role in ROLES} | named))
+                backend = _with_added(build(pieces), folder)
+                return cls(backend, **({role: pieces.token(role) for role in ROLES} | named))
         if (folder / tiktoken.QWEN).is_file():
             backend = tiktoken.build(tiktoken.read_ranks(folder / tiktoken.QWEN))
             return cls(backend, **({"eos": tiktoken.QWEN_END, "pad": tiktoken.QWEN_END} | named))
@@ -252,6 +253,22 @@ def _hide_tokens(model: dict[str, Any], hidden: set[str]) -> None:
         model["unk_token"] = respelt[model["unk_token"]]
     if "merges" in model:
         model["merges"] = [pair for pair in model["merges"] if hidden.isdisjoint([*pair, "".join(pair)])]
+
+
+ADDED = "added_tokens.json"
+"""Beside a SentencePiece model: special tokens behind its vocabulary, and their ids."""
+
+
+def _with_added(backend: Backend, folder: Path) -> Backend:
+    """Raises ValueError: ids that leave a gap."""
+    path = folder / ADDED
+    said: dict[str, int] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    first, known = backend.get_vocab_size(), backend.get_vocab()
+    new = {token: at for token, at in sorted(said.items(), key=lambda one: one[1]) if token not in known}
+    if [*new.values()] != list(range(first, first + len(new))):
+        raise ValueError(f"{path} gives the ids {[*new.values()]}, but the vocabulary ends at {first - 1}")
+    backend.add_special_tokens([*new])
+    return backend
 
 
 def _roles(folder: Path) -> dict[str, str]:

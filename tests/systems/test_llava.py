@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from scops.checkpoints.adapter import Adapter, write_adapter
 from scops.checkpoints.hub_clip import HUB_CLIP
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.write import save_tensors
+from scops.cli.app import main
 from scops.connectors.mlp import Projector, ProjectorSpec
 from scops.core.batch import Example, Span
 from scops.core.layout import UNCUT
@@ -586,3 +588,37 @@ def test_adapters_and_what_lies_beside_them_are_opened(tmp_path: Path) -> None:
     example = row(ORDERS["several"], model.layout.media["image"], [(9, 9)] * 3)
     with torch.no_grad():
         assert close(loaded.module(batch_of(example)), model.module.eval()(batch_of(example)))
+
+
+# From the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_a_saved_folder_trains_through_both_stages_and_answers(name: str, tmp_path: Path) -> None:
+    made = tiny.MODELS[name]()
+    made.save(tmp_path / "fresh")
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for number, colour in enumerate(("red", "green", "blue", "white")):
+            tiny.picture(colour, (30 + 20 * number, 40)).save(tmp_path / f"{number}.png")
+            said = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": colour}]
+            file.write(json.dumps({"image": f"{number}.png", "conversations": said}) + "\n")
+    stages = [
+        {"name": "pretrain", "max_steps": 2, "batch": 2, "data": ["rows"]},
+        {"name": "finetune", "max_steps": 2, "batch": 2, "data": ["rows"]},
+    ]
+    words = {
+        "system": made.system, "init": str(tmp_path / "fresh"), "output_dir": str(tmp_path / "out"), "device": "cpu",
+        "data": {"rows": {"path": str(tmp_path / "rows.jsonl")}}, "stages": stages, "learning_rate": 1e-2,
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(words))
+    for arguments in (
+        ["train", tmp_path / "run.yaml"],
+        ["chat", tmp_path / "out" / "final", tmp_path / "1.png", "what is this?"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(one) for one in arguments])
+        assert not stopped.value.code
+    model = scops.load(tmp_path / "out" / "final")
+    assert model.system == made.system
+    assert model.layout.template == made.layout.template
+    assert not torch.equal(model.module.language.head.weight, made.module.language.head.weight)
