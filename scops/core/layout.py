@@ -83,6 +83,7 @@ class Role:
         rest: stands after that and is never learnt.
         then: stands behind all that where another turn follows.
         lead: what an assistant's words begin with where they do not yet, learnt with them; a prompt for a reply ends before it.
+        media_first: media stand before the words of their turn, wherever they were given.
         wordless: of the turn only its media are written, of which it has some (captions of pictures, whatever was asked).
     """
 
@@ -92,6 +93,7 @@ class Role:
     rest: tuple[Piece, ...] = ()
     lead: str = ""
     then: tuple[Piece, ...] = ()
+    media_first: bool = False
     wordless: bool = False
 
 

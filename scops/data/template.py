@@ -7,6 +7,12 @@ from scops.core.layout import Piece, Role, Segment, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
 from scops.data.errors import RowError
 
+MEDIA_FIRST = (
+    "{0} | rejectattr('type', 'equalto', 'text') | list + {0} | selectattr('type', 'equalto', 'text') | list".format(
+        "message.content"
+    )
+)
+
 
 def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple[Segment, ...]:
     """The conversation as the system writes it.
@@ -92,10 +98,11 @@ def _turn(role: Role, turn: Turn, *, media: bool) -> Iterator[Segment]:
         yield Segment(Written(role.lead), turn.learn)
     if role.wordless and not any(isinstance(part, Media) for part in turn.parts):
         raise RowError(f"of a {turn.role}'s turn only media are written here, but this one has none: {_said(turn)!r}")
-    shown = [n for n, part in enumerate(turn.parts) if (not role.wordless if isinstance(part, Text) else media)]
+    parts = sorted(turn.parts, key=lambda part: isinstance(part, Text)) if role.media_first else turn.parts
+    shown = [n for n, part in enumerate(parts) if (not role.wordless if isinstance(part, Text) else media)]
     for before, number in zip([None, *shown], shown, strict=False):
-        part = turn.parts[number]
-        if before is not None and any(isinstance(one, Media) for one in turn.parts[before : number + 1]):
+        part = parts[number]
+        if before is not None and any(isinstance(one, Media) for one in parts[before : number + 1]):
             yield from _plain(role.between)
         yield Segment(part, turn.learn, said="" if isinstance(part, Text) else _said(turn))
     yield from (Segment(piece, turn.learn) for piece in role.after)
@@ -143,7 +150,7 @@ def _jinja_role(role: Role, *, media: bool) -> list[str]:
         "" if role.wordless else "{{- message.content -}}",
         "{%- else -%}",
         "" if media else "{%- set at = namespace(text=false, apart=false) -%}",
-        "{%- for part in message.content -%}",
+        f"{{%- for part in {MEDIA_FIRST if role.media_first else 'message.content'} -%}}",
         *parts,
         "{%- endfor -%}{%- endif -%}",
         _quoted((*role.after, *role.rest)),

@@ -153,7 +153,7 @@ turn = st.one_of(
 )
 piece = st.one_of(st.text(max_size=5).map(Written), st.sampled_from(["<s>", "}}", "'"]).map(Special))
 pieces = st.lists(piece, max_size=2).map(tuple)
-role = st.builds(Role, pieces, pieces, pieces, pieces)
+role = st.builds(Role, pieces, pieces, pieces, pieces, media_first=st.booleans())
 answer = st.builds(Role, pieces, pieces, pieces, pieces, st.sampled_from(["", " ", "a'\n"]), pieces)
 roles = st.fixed_dictionaries({"system": role, "user": role, "assistant": answer})
 said = st.one_of(st.none(), st.text(max_size=5))

@@ -44,6 +44,26 @@ def peer(kind: str, *, tower: Any = None, text: Any = None, **more: Any) -> Any:
     return randomise(getattr(transformers, f"{kind}ForConditionalGeneration")._from_config(config))
 
 
+def drawn(seed: int) -> dict[str, Any]:
+    """Random small sizes of a peer."""
+    dice = np.random.default_rng(seed)
+
+    def one(low: int, high: int) -> int:
+        return int(dice.integers(low, high))
+
+    heads, kv, patch, layers = one(1, 4), one(1, 3), one(3, 8), one(2, 5)
+    tower = {
+        "hidden_size": heads * one(3, 9), "num_attention_heads": heads, "intermediate_size": one(5, 30),
+        "num_hidden_layers": layers, "patch_size": patch, "image_size": patch * one(2, 5),
+    }  # fmt: skip
+    text = {
+        "hidden_size": 2 * kv * 2 * one(2, 6), "num_attention_heads": 2 * kv, "num_key_value_heads": kv,
+        "intermediate_size": one(9, 50), "num_hidden_layers": one(1, 4), "vocab_size": one(40, 90),
+        "rope_theta": float(one(50, 20_000)), "family": ("Llama", "Mistral", "Qwen2")[one(0, 3)], "sliding_window": None,
+    }  # fmt: skip
+    return {"tower": tower, "text": text, "vision_feature_layer": one(-layers, 0)}
+
+
 def ours(module_file: Any, theirs: Any) -> tuple[Any, MultimodalDecoder]:
     """(spec, system) with the peer's config and weights."""
     spec = module_file.spec_of(theirs.config.to_dict())

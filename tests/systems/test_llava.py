@@ -38,7 +38,7 @@ from scops.systems.llava_wording import TEMPLATES
 from tests import tiny
 from tests.conftest import Golden, batch_of, close, randomise
 from tests.data.vocabularies import metaspace
-from tests.systems.llava_rows import ORDERS, equal, ours, peer, processor, reads_alike, row, rows
+from tests.systems.llava_rows import ORDERS, drawn, equal, ours, peer, processor, reads_alike, row, rows
 from tests.systems.test_stages import LANGUAGE, follow, pictures
 from tests.twins import (
     STEPS,
@@ -84,6 +84,14 @@ PEERS = {
 @pytest.mark.parametrize("name", PEERS)
 def test_logits_and_replies_equal_transformers(name: str) -> None:
     theirs = peer("Llava", **PEERS[name])
+    spec, system = ours(llava, theirs)
+    for order, example in rows(llava.layout(spec).media["image"]).items():
+        assert equal(system, theirs, example), order
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_sizes_equal_transformers(seed: int) -> None:
+    theirs = peer("Llava", **drawn(seed))
     spec, system = ours(llava, theirs)
     for order, example in rows(llava.layout(spec).media["image"]).items():
         assert equal(system, theirs, example), order
@@ -433,6 +441,12 @@ def test_prompts_have_the_published_ids(name: str) -> None:
     assert shown(make(Sample(history), reply=True)) == ids_of(first + second)
     if name != "v0":  # whose replies are closed by words, which are encoded apart when they are learnt
         assert shown(make(Sample(QUESTIONS))) == ids_of(written.replace("|", ""))
+
+
+def test_a_picture_stands_before_the_words_wherever_it_was_given() -> None:
+    make = Processor(llava.layout(TINY), sentencepiece())
+    first = make(Sample((ASK,)), reply=True).ids_T.tolist()
+    assert make(Sample((replace(ASK, parts=ASK.parts[::-1]),)), reply=True).ids_T.tolist() == first
 
 
 @pytest.mark.parametrize("name", SAID)

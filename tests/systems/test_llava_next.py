@@ -29,7 +29,7 @@ from scops.systems.llava_wording import TEMPLATES
 from tests import tiny
 from tests.conftest import GOLDENS, batch_of, randomise
 from tests.data.vocabularies import metaspace
-from tests.systems.llava_rows import ORDERS, SIZES, equal, ours, peer, processor, reads_alike, row, rows
+from tests.systems.llava_rows import ORDERS, SIZES, drawn, equal, ours, peer, processor, reads_alike, row, rows
 from tests.systems.pieces import BROKEN, ODD
 from tests.systems.test_stages import LANGUAGE, follow
 from tests.twins import (
@@ -77,6 +77,19 @@ def test_logits_and_replies_equal_transformers(name: str) -> None:
         sizes = [SIZES[(used + number) % len(SIZES)] for number in range(entries.count(None))]
         used += len(sizes)
         assert equal(system, theirs, row(entries, media, sizes), sizes), order
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_sizes_equal_transformers(seed: int) -> None:
+    sizes, dice = drawn(seed), np.random.default_rng(seed)
+    side = sizes["tower"]["image_size"]
+    points = (dice.integers(1, 4, (int(dice.integers(1, 6)), 2)) * side).tolist()
+    theirs = peer("LlavaNext", **sizes, image_grid_pinpoints=points)
+    spec, system = ours(llava_next, theirs)
+    shapes = [tuple(size) for size in dice.integers(1, 300, (3, 2)).tolist()]
+    for entries in ((1, None, 2, None, 3), (None,)):
+        shown = shapes[: entries.count(None)]
+        assert equal(system, theirs, row(entries, llava_next.layout(spec).media["image"], shown), shown)
 
 
 def test_prompts_and_views_are_read_as_by_transformers_processor() -> None:
