@@ -121,7 +121,7 @@ def marks(spec: Any, slot: Slot) -> tuple[Arranged, ...]:
     return (Special("<im_start>"), slot, Special("<im_end>")) if spec.marked else (slot,)
 
 
-def squared(spec: Spec) -> Pixels:
+def squared(spec: Any) -> Pixels:
     """The mean colour that is put around pictures is (122, 116, 104) of 255."""
     return replace(squares(spec.vision.image), fit=spec.fit)
 
