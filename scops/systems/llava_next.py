@@ -17,12 +17,10 @@ from scops.encoders.selected import Selected, Selection
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
-from scops.systems import Origins
-from scops.systems.llava import FINETUNE, LLAMA_13B, PRETRAIN, VICUNA_7B, is_next, marks, parts, squared
+from scops.systems import Origins, llava
+from scops.systems.llava import FINETUNE, LLAMA_13B, PRETRAIN, VICUNA_7B, is_next, marks, squared
 from scops.systems.llava_config import FITS, Read, authors_config, hub_config, read
 from scops.systems.llava_wording import PLAIN, TEMPLATES
-
-__all__ = ["parts"]
 
 TITLE = "LLaVA-NeXT (LLaVA-1.6): Improved reasoning, OCR, and world knowledge"
 PAPER = "llava-vl.github.io/blog/2024-01-30-llava-next"
@@ -102,6 +100,7 @@ def transformers(spec: Spec) -> KeyMap:
 
 
 KEYS = {"authors": authors, "transformers": transformers}
+parts = llava.parts
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec | None:

@@ -233,6 +233,14 @@ def test_an_unknown_special_token_is_answered_with_the_nearest():
         Tokenizer(byte_level()).id_of("<|im_strat|>")
 
 
+def test_a_text_that_goes_on_has_its_first_blank_once(folder):
+    """Where SentencePiece puts one in front of every text."""
+    for kind, tokenizer in every_kind(folder).items():
+        encode, leads = tokenizer.encode_text, kind.startswith("sentencepiece")
+        assert encode(" kites fly", goes_on=True) == encode("kites fly" if leads else " kites fly"), kind
+        assert encode("kites fly", goes_on=True) == encode("kites fly"), kind
+
+
 def test_tokens_beside_a_sentencepiece_model_stand_behind_its_vocabulary(folder, tmp_path):
     """As LLaVA 1.0 adds <im_start> and <im_end>."""
     (tmp_path / "tokenizer.model").write_bytes(Path(sentencepiece_file("bpe", folder)).read_bytes())
