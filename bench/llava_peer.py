@@ -10,15 +10,14 @@ import transformers
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from scops.checkpoints.hub_clip import HUB_CLIP_BARE
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
 from scops.core.batch import Example, Span
 from scops.data.processor import Processor
-from scops.encoders.vit import Vit, VitSpec
+from scops.encoders.vit import VitSpec
 from scops.model import Model
-from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
-from scops.nn.context import Context
+from scops.models.decoder import MultimodalDecoder
 from scops.systems.llama import language_config
+from scops.systems.llava import Spec, sight
+from scops.systems.llava import transformers as hub
 
 EYES = VitSpec(dim=384, hidden=1536, layers=12, heads=6, image=336)
 """A small tower at LLaVA-1.5's resolution: 576 tokens a picture."""
@@ -26,32 +25,17 @@ SLOT = 0
 """The id at the places of pictures; it stands nowhere else."""
 
 
-class Patches(nn.Module):
-    """All blocks but the last, without the class token: LLaVA's choice of features.
-
-    forward: (M, C, image, image) -> (M, P, D)
-    """
-
-    def __init__(self, vit: Vit):
-        super().__init__()
-        self.vit = vit
-
-    def forward(self, pixels_MCHW: Tensor) -> Tensor:
-        x_MPD, ctx = self.vit.embed(pixels_MCHW), Context()
-        for block in self.vit.blocks[:-1]:
-            x_MPD = block(x_MPD, ctx)
-        return x_MPD[:, 1:]
+def spec_of(model: Model, eyes: VitSpec = EYES) -> Spec:
+    return Spec(eyes, language=model.spec.language)
 
 
 def llava(model: Model, eyes: VitSpec = EYES) -> MultimodalDecoder:
     """The language model of `model` (its own weights, not copied), with random eyes and a random projector."""
-    width = model.spec.language.dim
     torch.manual_seed(0)
-    encoder = Patches(Vit(eyes))
-    for parameter in encoder.parameters():
+    seen = sight(spec_of(model, eyes))
+    for parameter in seen.encoder.parameters():
         nn.init.normal_(parameter, std=0.02)
-    connector = nn.Sequential(nn.Linear(eyes.dim, width), nn.GELU(), nn.Linear(width, width))
-    made = MultimodalDecoder(model.module.language, image=MediaInput(encoder, connector, Inline()))
+    made = MultimodalDecoder(model.module.language, image=seen)
     return made.to(model.dtype).eval()
 
 
@@ -72,18 +56,18 @@ def peer_of(system: MultimodalDecoder, model: Model, eyes: VitSpec = EYES) -> nn
         tie_word_embeddings=spec.tied,
     )  # fmt: skip
     theirs = LlavaForConditionalGeneration._from_config(config, dtype=model.dtype, attn_implementation="sdpa")
-    language = (HUB_LLAMA_TIED if spec.tied else HUB_LLAMA).save(system.language.state_dict())
-    state = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in language.items()}
-    seeing = HUB_CLIP_BARE.save(system.input("image").encoder.vit.state_dict())
-    state |= {f"model.vision_tower.{name}": tensor for name, tensor in seeing.items()}
-    first, _, second = system.input("image").connector
-    for name, linear in (("linear_1", first), ("linear_2", second)):
-        state |= {f"model.multi_modal_projector.{name}.{w}": tensor for w, tensor in linear.state_dict().items()}
+    state = {_in_memory(name): x for name, x in hub(spec_of(model, eyes)).save(system.state_dict()).items()}
     found = theirs.load_state_dict(state, strict=False)
     if found.unexpected_keys or set(found.missing_keys) - ({"lm_head.weight"} if spec.tied else set()):
         raise ValueError(f"transformers' LLaVA and our key maps disagree: {found}")
     theirs.generation_config = transformers.GenerationConfig(pad_token_id=SLOT)
     return theirs.eval()
+
+
+def _in_memory(name: str) -> str:
+    """transformers 5 has other names in memory than in files."""
+    name = name.replace("language_model.lm_head.", "lm_head.").replace("vision_model.", "")
+    return name if name.startswith("lm_head.") else "model." + name.replace("language_model.model.", "language_model.")
 
 
 def asked(before: Sequence[int], picture: Tensor | None, after: Sequence[int], eyes: VitSpec = EYES) -> Example:

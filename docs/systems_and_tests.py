@@ -51,6 +51,19 @@ def reader(system: str) -> Mapping[str, str]:
     }
 
 
+def seeing(system: str) -> Mapping[str, str]:
+    """A system that is compared with transformers', by the name of its module and of its tiny model."""
+    tests = f"systems.test_{system}.test_"
+    return {
+        BUILT: tests + "full_sizes_have_the_published_counts_and_names",
+        READS: tests + "keys_round_trip_bitwise",
+        EQUAL: tests + "logits_and_replies_equal_transformers",
+        CACHED: tests + "cached_sessions_equal_recomputing",
+        TRAINS: tests + "stages_move_exactly_what_they_name",
+        ANSWERS: f"systems.test_answers.test_a_loaded_folder_answers[{system}]",
+    }
+
+
 PART = (CACHED, TRAINS, ANSWERS)  # what an encoder alone cannot do
 ROWS = (
     Row(
@@ -143,6 +156,8 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[skip]",
         },
     ),
+    Row("llava", "LLaVA 1.0 / 1.5", "Multimodal language models", seeing("llava")),
+    Row("llava-next", "LLaVA-NeXT", "Multimodal language models", seeing("llava_next")),
     Row(
         "composed", "small members of the families", "Our own default",
         {
@@ -240,8 +255,7 @@ ROWS = (
     ),
     *planned(
         "Multimodal language models",
-        blip="BLIP", minigpt4="MiniGPT-4",
-        llava="LLaVA 1.0 / 1.5 / NeXT", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
+        blip="BLIP", minigpt4="MiniGPT-4", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
         xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
         llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",
         x_llm="X-LLM", next_gpt="NExT-GPT",

@@ -22,7 +22,13 @@ from scops.nn import lora
 from scops.systems import SYSTEMS
 from tests import tiny
 
-PUBLISHED = [("mplug", "authors"), ("owl2", "authors"), ("owl21", "authors"), ("text", "transformers")]
+PUBLISHED = [
+    ("mplug", "authors"),
+    ("owl2", "authors"),
+    ("owl21", "authors"),
+    ("text", "transformers"),
+    *((name, layout) for name in ("llava", "llava_next") for layout in ("authors", "transformers")),
+]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

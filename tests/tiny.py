@@ -302,6 +302,14 @@ def flamingo() -> Model:
     return model
 
 
+def llava() -> Model:
+    """LLaVA-1.5: 4 tokens a picture."""
+    vision = {"dim": 12, "hidden": 20, "layers": 3, "heads": 2, "image": 28, "patch": 14}
+    model = scops.create("llava", {"vision": vision, "language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
 def idefics(size: str = "idefics-9b") -> Model:
     """IDEFICS at a tiny size: a LLaMA that looks at the latest picture before its first layer."""
     backend = Backend.from_str(_trained())
@@ -314,6 +322,15 @@ def idefics(size: str = "idefics-9b") -> Model:
     }
     words = Tokenizer(backend, bos="<s>", eos="</s>", pad="<unk>")
     model = scops.create(size, sizes, tokenizer=words, pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def llava_next() -> Model:
+    """LLaVA-NeXT: 4 tokens a view, up to four views, and a token behind each row of the tiles."""
+    vision = {"dim": 12, "hidden": 20, "layers": 3, "heads": 2, "image": 28, "patch": 14}
+    sizes = {"vision": vision, "language": LANGUAGE | {"context": 400}}
+    model = scops.create("llava-next", sizes, tokenizer=tokenizer(), pretrained=False)
     randomise(model.module)
     return model
 
@@ -340,6 +357,8 @@ MODELS = {
     "instructblip": instructblip,
     "instructblip_t5": instructblip_t5,
     "idefics": idefics,
+    "llava": llava,
+    "llava_next": llava_next,
     "text": text_only,
 }
 

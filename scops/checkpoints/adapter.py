@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from scops.checkpoints.keymap import KeyMap, Move, Op
-from scops.checkpoints.read import SafetensorsReader
+from scops.checkpoints.read import open_weights
 from scops.checkpoints.write import save_json, save_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 # What PEFT can write and plain B A alpha / r does not say.
 PLAIN = {
@@ -76,7 +76,8 @@ def write_adapter(
 def read_adapter(folder: str | Path, keys: KeyMap) -> Adapter:
     """ValueError for adapters that are more than B A alpha / r, and for projections that are not ours one to one."""
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
+    weights = OLD_WEIGHTS if (folder / OLD_WEIGHTS).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
+    for name in (CONFIG, weights):
         if not (folder / name).exists():
             raise FileNotFoundError(
                 f"{folder} has no {name}; expected a PEFT adapter folder with {CONFIG} and {WEIGHTS}"
@@ -87,16 +88,16 @@ def read_adapter(folder: str | Path, keys: KeyMap) -> Adapter:
     odd = {key: config[key] for key, plain in PLAIN.items() if config.get(key) and config[key] != plain}
     if odd:
         raise ValueError(f"{folder / CONFIG}: {odd} is not read; expected plain low-rank pairs on linear projections")
-    file = SafetensorsReader(folder / WEIGHTS)
+    file = open_weights(folder / weights)
     pairs: dict[str, dict[str, Tensor]] = {}
     for name in file.names():
         module, dot, part = name.removeprefix(PREFIX).partition(".lora_")
         if not name.startswith(PREFIX) or not dot or part not in ("A.weight", "B.weight"):
-            raise ValueError(f"{folder / WEIGHTS}: {name!r}, expected {PREFIX}<module>.lora_A.weight or .lora_B.weight")
+            raise ValueError(f"{folder / weights}: {name!r}, expected {PREFIX}<module>.lora_A.weight or .lora_B.weight")
         pairs.setdefault(module, {})[part[0]] = file[name]
     halves = [module for module, parts in pairs.items() if set(parts) != {"A", "B"}]
     if halves:
-        raise ValueError(f"{folder / WEIGHTS}: only one of lora_A, lora_B for {halves[:5]}")
+        raise ValueError(f"{folder / weights}: only one of lora_A, lora_B for {halves[:5]}")
     ours = _ours(pairs, keys)
     weights = {ours[module]: (parts["A"], parts["B"]) for module, parts in pairs.items()}
     return Adapter(weights, config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0))

@@ -21,12 +21,13 @@ def llama_layer(theirs: str, ours: str) -> list[Rule]:
     ]
 
 
-BODY = KeyMap(
-    same("model.embed_tokens.weight", "embed.weight"),
-    llama_layer("model.layers.{i}.", "blocks.{i}."),
-    same("model.norm.weight", "norm.weight"),
-    dropped("model.rotary_emb.inv_freq", "rebuilt from the base"),
+HUB_LLAMA_BARE = KeyMap(  # without the head
+    same("embed_tokens.weight", "embed.weight"),
+    llama_layer("layers.{i}.", "blocks.{i}."),
+    same("norm.weight", "norm.weight"),
+    dropped("rotary_emb.inv_freq", "rebuilt from the base"),
 )
+BODY = HUB_LLAMA_BARE.under("model.")
 HUB_LLAMA = KeyMap(BODY, same("lm_head.weight", "head.weight"))
 # For tied models: some files carry the head once more.
 HUB_LLAMA_TIED = KeyMap(BODY, dropped("lm_head.weight", "the head is the embedding"))

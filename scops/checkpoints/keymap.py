@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -47,12 +47,16 @@ class Rule:
     """Templates on both sides; a hole means the same everywhere.
 
     {i}, {j}, {k} are numbers, any other {name} is one dotted piece.
+
+    Args:
+        read_only: another spelling of what a later or earlier rule writes.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     op: Op = PLAIN
     why: str = ""
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         for template in self.theirs + self.ours:
@@ -111,6 +115,7 @@ class KeyMap:
     """Rules in order; the first rule that fits a key takes it. Iterating gives the rules, so maps can be parts of maps.
 
     Every way is checked back: a key that would not return to where it came from is an error, and so is a leftover key.
+    Another spelling (`read_only`) returns as the one that is written.
     """
 
     def __init__(self, *rules: Rule | Iterable[Rule]) -> None:
@@ -122,8 +127,13 @@ class KeyMap:
     def under(self, theirs: str = "", ours: str = "") -> "KeyMap":
         """The same rules with both sides below a prefix, for mounting a part's map inside a system's."""
         return KeyMap(
-            Rule(tuple(theirs + t for t in r.theirs), tuple(ours + o for o in r.ours), r.op, r.why) for r in self.rules
+            replace(r, theirs=tuple(theirs + t for t in r.theirs), ours=tuple(ours + o for o in r.ours))
+            for r in self.rules
         )
+
+    def read_only(self) -> "KeyMap":
+        """The same rules as another spelling: files with these names are read, and never written."""
+        return KeyMap(replace(r, read_only=True) for r in self.rules)
 
     def load(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Theirs -> ours."""
@@ -153,7 +163,7 @@ class KeyMap:
 
     @cached_property
     def _outward(self) -> "_Side":
-        return _Side([(r, r.ours, r.theirs, r.op.save) for r in self.rules])
+        return _Side([(r, r.ours, r.theirs, r.op.save) for r in self.rules if not r.read_only])
 
     @staticmethod
     def _moves(names: Iterable[str], side: "_Side", back: "_Side") -> list[Move]:
@@ -173,7 +183,7 @@ class KeyMap:
                     raise KeyMismatch(f"two rules make {target!r}: {made[target]} and {move.rule}")
                 made[target] = move.rule
                 returns = back.find(target)
-                if returns is None or back.rules[returns[0]] is not move.rule:
+                if returns is None or (back.rules[returns[0]] is not move.rule and not move.rule.read_only):
                     other = "no rule" if returns is None else back.rules[returns[0]]
                     raise KeyMismatch(f"{target!r}, made by {move.rule}, would go back by {other}")
         return moves

@@ -115,12 +115,14 @@ class Tiles:
     Args:
         count_M: pictures per item, on the host.
         place_I2: row and column of each in its grid, -1 and -1 for one that is no tile.
+        grid_M: rows and columns of each item's tiles, on the host; (0, 0) where it has none.
         extent_M: of each item, as in Slot, on the host.
         words: None where the connector reads none.
     """
 
     count_M: tuple[int, ...]
     place_I2: Tensor
+    grid_M: tuple[tuple[int, int], ...]
     extent_M: tuple[Extent, ...] = ()
     words: Words | None = None
 
@@ -142,7 +144,8 @@ class Tiles:
         flat = [place for item in places for place in item]
         place_I2 = torch.tensor(flat, dtype=torch.long, device=device).view(-1, 2)
         told = Words.of(words, device) if len(words) else None
-        return cls(tuple(map(len, places)), place_I2, tuple(extents) or (None,) * len(places), told)
+        grids = tuple((1 + max(row for row, _ in item), 1 + max(column for _, column in item)) for item in places)
+        return cls(tuple(map(len, places)), place_I2, grids, tuple(extents) or (None,) * len(places), told)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,11 @@ class Role:
         between: stands between two parts of the turn (text or media) that differ in kind or are both media.
         after: closes the turn; learnt together with a learnt reply.
         rest: stands after that and is never learnt.
+        then: stands behind all that where another turn follows.
         lead: what an assistant's words begin with where they do not yet, learnt with them; a prompt for a reply ends before it.
         around: stands before each medium, and once more where text or the turn's end follows it; not with media_first.
+        media_first: media stand before the words of their turn, wherever they were given.
+        wordless: of the turn only its media are written, of which it has some (captions of pictures, whatever was asked).
     """
 
     before: tuple[Piece, ...] = ()
@@ -91,6 +94,9 @@ class Role:
     rest: tuple[Piece, ...] = ()
     lead: str = ""
     around: tuple[Piece, ...] = ()
+    then: tuple[Piece, ...] = ()
+    media_first: bool = False
+    wordless: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class Template:
         start: opens every conversation (usually a beginning-of-sequence token).
         system: the system text used when the conversation brings none; None writes no system turn.
         stops: tokens at which generation ends, special ones or words that are one token.
+        ends: words before which a reply ends, however they are split into tokens.
         media_first: media stand before `start`, whatever turn they are in (BLIP-2). Texts that they part have `between` there.
     """
 
@@ -124,6 +131,7 @@ class Template:
     start: tuple[Piece, ...] = ()
     system: str | None = None
     stops: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
     media_first: bool = False
 
     def __post_init__(self) -> None:
@@ -296,11 +304,13 @@ class Layout:
     Args:
         media: by the kind that people give ("image", "video"); slots name the model's input that takes it.
         context: the longest sequence in tokens that the system takes.
+        templates: others that stages of training name.
     """
 
     template: Template
     media: Mapping[str, MediaLayout | ClipLayout] = field(default_factory=dict)
     context: int = 2048
+    templates: Mapping[str, Template] = field(default_factory=dict)
 
     def resized_by(self, choice: Mapping[str, str]) -> "Layout":
         """The same with `Pixels.resize` as chosen for each kind of media."""

@@ -23,6 +23,7 @@ class Stage:
         data: names of the data sets, as the run gives them.
         objective: a name of scops.objectives.
         steps: optimiser steps; batch: examples per step over all devices.
+        template: of Layout.templates, how this stage's rows are written; "" as the system answers.
         lr_of: globs with a learning rate of their own.
         rows: by glob, the only rows of those matrices that learn, from the end where negative; they are not decayed.
         warmup: steps of linear warm-up, then `schedule` ("cosine", "linear" or "constant") down to min_lr.
@@ -36,6 +37,7 @@ class Stage:
     lora: Lora | None = None
     steps: int = 1000
     batch: int = 256
+    template: str = ""
     lr: float = 1e-4
     lr_of: Mapping[str, float] = field(default_factory=dict)
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

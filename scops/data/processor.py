@@ -77,6 +77,14 @@ class Processor:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
         return self._fitted(sample, reply)[0]
 
+    def writing(self, template: str) -> "Processor":
+        """One that writes by another of the layout's templates."""
+        known = self.layout.templates
+        if template not in known:
+            raise ValueError(f"this system has no template {template!r}{nearest(template, known)}")
+        layout = replace(self.layout, template=known[template])
+        return Processor(layout, self.tokenizer, overflow=self.overflow, capacity=self.capacity, known=self.known)
+
     def unpack(self, media: Media, sample: Sample) -> None:
         """Only to find out whether it can be; MediaError if not."""
         self._item(media, sample).unpack()
@@ -131,7 +139,11 @@ class Processor:
 
 @dataclass
 class _Pen:
-    """Writes pieces; neighbouring text waits to be encoded together, as the chunks of published prompts are."""
+    """Writes pieces; neighbouring text waits to be encoded together, as the chunks of published prompts are.
+
+    Args:
+        goes_on: whether what waits continues a text of which the beginning is not learnt, or is.
+    """
 
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
@@ -140,12 +152,15 @@ class _Pen:
     words: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     waiting: str = ""
     waiting_learn: bool = False
+    goes_on: bool = False
     reply: int | None = None
 
     def write(self, piece: Piece | Text | Slot, learn: bool, *, opens: bool = False) -> None:
         if not isinstance(piece, Special | Slot):
             if learn != self.waiting_learn:
+                goes_on = bool(self.waiting)
                 self._flush()
+                self.goes_on = goes_on
             self.waiting, self.waiting_learn = self.waiting + piece.text, learn
             return
         self._flush()
@@ -175,8 +190,8 @@ class _Pen:
 
     def _flush(self) -> None:
         if self.waiting:
-            self._put(self.tokenizer.encode_text(self.waiting), self.waiting_learn)
-        self.waiting = ""
+            self._put(self.tokenizer.encode_text(self.waiting, goes_on=self.goes_on), self.waiting_learn)
+        self.waiting, self.goes_on = "", False
 
     def _put(self, ids: list[int], learn: bool) -> None:
         self.ids += ids

@@ -5,6 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from scops.core.layout import Piece, Role, Segment, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
+from scops.data.errors import RowError
+
+MEDIA_FIRST = (
+    "{0} | rejectattr('type', 'equalto', 'text') | list + {0} | selectattr('type', 'equalto', 'text') | list".format(
+        "message.content"
+    )
+)
 
 
 def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple[Segment, ...]:
@@ -23,8 +30,10 @@ def segments(template: Template, turns: Sequence[Turn], *, reply: bool) -> tuple
         turns = (Turn("system", (Text(template.system),)), *turns)
     written = [*_media(turns)] if template.media_first else []
     written += _plain(template.start)
-    for turn in turns:
-        written += _turn(template.roles[turn.role], turn, media=not template.media_first)
+    for number, turn in enumerate(turns):
+        role = template.roles[turn.role]
+        written += _turn(role, turn, media=not template.media_first)
+        written += _plain(role.then if reply or number + 1 < len(turns) else ())
     if reply:
         written += _opened(template.roles["assistant"].before)
     return tuple(written)
@@ -52,7 +61,7 @@ def jinja(template: Template) -> str:
         system = template.roles["system"]
         lines += [
             "{%- if messages[0].role != 'system' -%}",
-            _quoted((*system.before, template.system, *system.after, *system.rest)),
+            _quoted((*system.before, template.system, *system.after, *system.rest, *system.then)),
             "{%- endif -%}",
         ]
     lines.append("{%- for message in messages -%}")
@@ -87,18 +96,21 @@ def _turn(role: Role, turn: Turn, *, media: bool) -> Iterator[Segment]:
     first = turn.parts[0] if turn.parts else None
     if role.lead and isinstance(first, Text) and not first.text.startswith(role.lead):
         yield Segment(Written(role.lead), turn.learn)
-    numbers = [number for number, part in enumerate(turn.parts) if media or isinstance(part, Text)]
+    if role.wordless and not any(isinstance(part, Media) for part in turn.parts):
+        raise RowError(f"of a {turn.role}'s turn only media are written here, but this one has none: {_said(turn)!r}")
+    parts = sorted(turn.parts, key=lambda part: isinstance(part, Text)) if role.media_first else turn.parts
+    numbers = [n for n, part in enumerate(parts) if (not role.wordless if isinstance(part, Text) else media)]
     for before, number in zip([None, *numbers], numbers, strict=False):
-        part = turn.parts[number]
-        shown, behind = isinstance(part, Media), before is not None and isinstance(turn.parts[before], Media)
+        part = parts[number]
+        shown, behind = isinstance(part, Media), before is not None and isinstance(parts[before], Media)
         if behind and not shown:
             yield from _plain(role.around)
-        if before is not None and any(isinstance(one, Media) for one in turn.parts[before : number + 1]):
+        if before is not None and any(isinstance(one, Media) for one in parts[before : number + 1]):
             yield from _plain(role.between)
         if shown:
             yield from _plain(role.around)
         yield Segment(part, turn.learn, said="" if isinstance(part, Text) else _said(turn))
-    if media and turn.parts and isinstance(turn.parts[-1], Media):
+    if numbers and isinstance(parts[numbers[-1]], Media):
         yield from _plain(role.around)
     yield from (Segment(piece, turn.learn) for piece in role.after)
     yield from _plain(role.rest)
@@ -141,18 +153,27 @@ def _jinja_role(role: Role, *, media: bool) -> list[str]:
             between,
             "{%- endif -%}{%- set at.text = true -%}{%- set at.apart = false -%}{{- part.text -}}{%- endif -%}",
         ]
+    if role.wordless:
+        parts = ["{%- if part.type != 'text' -%}", *parts, "{%- endif -%}"]
     lead = ["{%- set words = message.content if message.content is string else message.content[0].text | default(none) -%}"
             "{%- if words is not none and not words.startswith(" + json.dumps(role.lead) + ") -%}",
             "{{- " + json.dumps(role.lead) + " -}}", "{%- endif -%}"] if role.lead else []  # fmt: skip
     return [
         _quoted(role.before),
         *lead,
-        "{%- if message.content is string -%}{{- message.content -}}{%- else -%}",
+        "{%- if message.content is string -%}",
+        "" if role.wordless else "{{- message.content -}}",
+        "{%- else -%}",
         "" if media else "{%- set at = namespace(text=false, apart=false) -%}",
-        "{%- for part in message.content -%}",
+        f"{{%- for part in {MEDIA_FIRST if role.media_first else 'message.content'} -%}}",
         *parts,
         "{%- endfor -%}{%- endif -%}",
         _quoted((*role.after, *role.rest)),
+        *(
+            ["{%- if add_generation_prompt or not loop.last -%}", _quoted(role.then), "{%- endif -%}"]
+            if role.then
+            else []
+        ),
     ]
 
 

@@ -33,7 +33,7 @@ class BestFit:
         high, wide = rows * self.side, columns * self.side
         scale = min(high / height, wide / width)
         size = min(ceil(height * scale), high), min(ceil(width * scale), wide)
-        return Cut(grid, (size,), whole="first")
+        return Cut(grid, (size,), whole="first", size=(height, width))
 
     def _worth(self, grid: tuple[int, int], height: int, width: int) -> tuple[float, float]:
         """Negative kept pixels, wasted pixels."""

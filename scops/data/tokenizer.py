@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from scops.checkpoints.write import save_json, save_text
 from scops.core.names import nearest
 from scops.data import tiktoken
-from scops.data.sentencepiece import build, read_model
+from scops.data.sentencepiece import SPACE, build, read_model
 
 ROLES = ("bos", "eos", "pad")
 BESIDE = "qformer_tokenizer"
@@ -78,16 +78,29 @@ class Tokenizer:
         for name in MODELS:
             if (folder / name).is_file():
                 pieces = read_model(folder / name)
-                return cls(build(pieces), **({role: pieces.token(role) for role in ROLES} | named))
+                backend = _with_added(build(pieces), folder)
+                return cls(backend, **({role: pieces.token(role) for role in ROLES} | named))
         if (folder / tiktoken.QWEN).is_file():
             backend = tiktoken.build(tiktoken.read_ranks(folder / tiktoken.QWEN))
             return cls(backend, **({"eos": tiktoken.QWEN_END, "pad": tiktoken.QWEN_END} | named))
         names = ", ".join((*MODELS, tiktoken.QWEN))
         raise FileNotFoundError(f"{folder} has no tokenizer; expected tokenizer.json or one of {names}")
 
-    def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words."""
+    def encode_text(self, text: str, *, goes_on: bool = False) -> list[int]:
+        """Ids of plain text. Nothing is put around it, and spellings of special tokens are split like other words.
+
+        Args:
+            goes_on: it continues a text that is encoded already, so that a blank which the tokenizer puts in front of every
+                text (SentencePiece) stands for the first one of its own.
+        """
+        if goes_on and self._leads:
+            text = text.removeprefix(" ")
         return self._text.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _leads(self) -> bool:
+        """Whether a text is encoded with a blank in front of it."""
+        return self._text.encode("a", add_special_tokens=False).tokens[:1] in ([SPACE], [SPACE + "a"])
 
     def encode_beside(self, text: str) -> np.ndarray:
         """Ids of what the connector reads, as its own tokenizer begins and ends a text.
@@ -241,6 +254,22 @@ def _hide_tokens(model: dict[str, Any], hidden: set[str]) -> None:
         model["unk_token"] = respelt[model["unk_token"]]
     if "merges" in model:
         model["merges"] = [pair for pair in model["merges"] if hidden.isdisjoint([*pair, "".join(pair)])]
+
+
+ADDED = "added_tokens.json"
+"""Beside a SentencePiece model: special tokens behind its vocabulary, and their ids."""
+
+
+def _with_added(backend: Backend, folder: Path) -> Backend:
+    """Raises ValueError: ids that leave a gap."""
+    path = folder / ADDED
+    said: dict[str, int] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    first, known = backend.get_vocab_size(), backend.get_vocab()
+    new = {token: at for token, at in sorted(said.items(), key=lambda one: one[1]) if token not in known}
+    if [*new.values()] != list(range(first, first + len(new))):
+        raise ValueError(f"{path} gives the ids {[*new.values()]}, but the vocabulary ends at {first - 1}")
+    backend.add_special_tokens([*new])
+    return backend
 
 
 def _roles(folder: Path) -> dict[str, str]:

@@ -133,7 +133,10 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     layout = recorded_layout(folder, module_file.layout(spec))
     module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
-    assemble(module, [Source(reader, keys)], device=_device(device))
+    source = Source(reader, keys)
+    if keys is not None and hasattr(module_file, "parts"):
+        parts.check_whole(folder, source, module_file.parts(spec))
+    assemble(module, [source], device=_device(device))
     origin = f"{folder} ({config.layout} layout)"
     model = Model(config.system, spec, module.eval(), tokenizer, layout, origin)
     model.quantised = dict(config.quantised)
@@ -149,7 +152,8 @@ def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | st
     for part in said.fresh:
         initialise(module.get_submodule(part).to_empty(device=_device(device)))
     assemble(module, sources, fresh=said.fresh, device=_device(device))
-    return _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
+    model = _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
+    return model if said.adapter is None else peft.put_on(model, said.adapter)
 
 
 def _finished(folder: Path) -> Path:

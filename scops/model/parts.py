@@ -5,7 +5,7 @@ model come from folders of their own.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from scops.checkpoints.keymap import KeyMismatch
 from scops.checkpoints.read import open_weights
 from scops.checkpoints.sources import Source
-from scops.core.glob import covered
+from scops.core.glob import covered, covers
 from scops.core.names import nearest
 from scops.core.stage import Lora
 from scops.data.tokenizer import Tokenizer
@@ -35,6 +35,7 @@ class Parts:
         fresh: paths of our modules that nobody gives.
         tokenizer: folder of the language model's; beside: of the connector's own.
         lora: adapters among the system's own weights.
+        adapter: a folder of PEFT's, whose adapters are put on the whole.
     """
 
     home: Path
@@ -46,6 +47,7 @@ class Parts:
     beside: Path | None = None
     fresh: tuple[str, ...] = ()
     lora: tuple[Lora, ...] = field(default=())
+    adapter: Path | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Parts":
@@ -55,7 +57,7 @@ class Parts:
             said = json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
-        known = ("size", "weights", "tokenizer", "qformer_tokenizer", "overrides", "fresh", "lora")
+        known = ("size", "weights", "tokenizer", "qformer_tokenizer", "overrides", "fresh", "lora", "adapter")
         for name in set(said) - {*known}:
             raise ValueError(f"{path} has an entry {name!r}{nearest(name, known)}")
         for name in known[:3]:
@@ -63,11 +65,11 @@ class Parts:
                 raise ValueError(f"{path} has no {name!r}; it needs {', '.join(known[:3])}")
         system, size = find(said["size"])
         spec = changed(module_of(system).SIZES[size], said.get("overrides", {}))
-        beside = said.get("qformer_tokenizer")
+        beside, adapter = (None if said.get(n) is None else folder / said[n] for n in ("qformer_tokenizer", "adapter"))
         return cls(
             folder, system, size, spec, {part: folder / place for part, place in said["weights"].items()},
-            folder / said["tokenizer"], None if beside is None else folder / beside, tuple(said.get("fresh", ())),
-            tuple(adapter_group(group) for group in said.get("lora", ())),
+            folder / said["tokenizer"], beside, tuple(said.get("fresh", ())),
+            tuple(adapter_group(group) for group in said.get("lora", ())), adapter,
         )  # fmt: skip
 
     def open_tokenizer(self) -> Tokenizer:
@@ -101,6 +103,25 @@ class Parts:
             given |= {*new}
             made.append(Source(source.weights, source.keys, part, select=tuple(wanted)))
         return made
+
+
+def check_whole(folder: Path, source: Source, known: Iterable[str]) -> None:
+    """Of a published folder without a parts.json.
+
+    Args:
+        known: parts of the system that are often published elsewhere.
+    Raises:
+        ValueError: the folder has nothing of one of them.
+    """
+    names = source.open().names()
+    missing = [part for part in known if not any(covers(part, name) for name in names)]
+    if missing:
+        raise ValueError(
+            f"{folder} holds no weights of {' and '.join(missing)}; write a {FILE} that says where they are "
+            '({"size": ..., "weights": {"": FILE, "'
+            + missing[0]
+            + '": PLACE}, "tokenizer": FOLDER}; docs/checkpoints.md)'
+        )
 
 
 def is_parts(folder: Path) -> bool:

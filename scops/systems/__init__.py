@@ -104,6 +104,20 @@ SYSTEMS = {
     "idefics": System(
         "scops.systems.idefics", ("idefics-9b", "idefics-9b-instruct", "idefics-80b", "idefics-80b-instruct")
     ),
+    "llava": System(
+        "scops.systems.llava",
+        ("llava-v1.5-7b", "llava-v1.5-13b", "llava-7b-v0", "llava-7b-v1", "llava-llama-2-13b"),
+    ),
+    "llava-next": System(
+        "scops.systems.llava_next",
+        (
+            "llava-v1.6-vicuna-7b",
+            "llava-v1.6-vicuna-13b",
+            "llava-v1.6-mistral-7b",
+            "llava-v1.6-34b",
+            "llama3-llava-next-8b",
+        ),
+    ),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
@@ -195,4 +209,9 @@ def _value(hint: Any, value: Any) -> Any:
         if name not in kinds:
             raise ValueError(f"there is no {KIND} {name!r}{nearest(str(name), kinds)}")
         return spec_from_json(kinds[name], {key: one for key, one in value.items() if not (several and key == KIND)})
-    return tuple(value) if isinstance(value, list) else value
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists, also those in lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

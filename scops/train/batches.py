@@ -30,11 +30,18 @@ class Batcher:
     def __init__(self, run: Run, module: Any, *, device: torch.device, dtype: torch.dtype) -> None:
         self.run, self.module, self.device, self.dtype = run, module, device, dtype
         self.features: Features | None = None
-        self.encoder = ""
+        self.encoder = self.template = ""
         self.kept: dict[Row, Example] = {}
 
-    def enter(self) -> None:
-        """A stage begins: open the store for the encoders as they are now; none when one of them learns."""
+    def enter(self, template: str = "") -> None:
+        """A stage begins: open the store for the encoders as they are now; none when one of them learns.
+
+        Args:
+            template: by which the stage's rows are written; what another has written is not kept.
+        """
+        if template != self.template:
+            self.template = template
+            self.kept.clear()
         parameters = {p: t for p, t in self.module.named_parameters() if _of_encoder(p)}
         buffers = {p: t for p, t in self.module.named_buffers() if _of_encoder(p)}
         frozen = bool(parameters) and not any(p.requires_grad for p in parameters.values())

@@ -30,6 +30,10 @@ class Maker(Protocol):
 
     def __call__(self, sample: Sample) -> Example: ...
 
+    def writing(self, template: str) -> "Maker":
+        """One that writes rows by another template of the system."""
+        ...
+
 
 @dataclass
 class Position:

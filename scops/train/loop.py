@@ -140,7 +140,7 @@ class _Going:
             restore(self.module, before.weights, self.touched)
         optimiser = Optimiser(trainables, self.module, stage=plan.stage)
         self.frozen = fingerprints(self.module, frozen_roles(self.module))
-        self.batcher.enter()
+        self.batcher.enter(plan.stage.template)
         done, position = self._continue(before, optimiser) if before else self._begin(number)
         self.journal.begin(
             plan.stage.name, steps=plan.stage.steps, done=done,
@@ -206,6 +206,10 @@ class _Going:
         where, folder = self.batcher, Path(self.run.output_dir) / "profile"
         return Profile(folder, stage, self.module, device=where.device, dtype=where.dtype, say=self.journal.say)
 
+    def maker(self, plan: Plan) -> Maker:
+        template = plan.stage.template
+        return self.processor.writing(template) if template else self.processor
+
     def _feed(self, plan: Plan, position: Position) -> Feed:
         (rank, world), stage = place(), plan.stage
         if stage.batch % world:
@@ -215,14 +219,14 @@ class _Going:
         rows = {name: self.datasets[name] for name in plan.weights}
         sizes = {name: len(found) for name, found in rows.items()}
         return Feed(
-            rows, self.processor, mixture=Mixture(sizes, plan.weights, seed=self.run.seed, salt=stage.name),
+            rows, self.maker(plan), mixture=Mixture(sizes, plan.weights, seed=self.run.seed, salt=stage.name),
             size=stage.batch // world, position=position, max_bad_share=self.run.max_bad_share,
             workers=self.run.dataloader_num_workers, kept=self.batcher.kept, rank=rank, world=world,
             report=self.journal.say,
         )  # fmt: skip
 
     def _evaluate(self, plan: Plan) -> None:
-        made = held_out_batches(self.batcher, plan, self.held_out, self.processor, samples=self.run.eval_samples)
+        made = held_out_batches(self.batcher, plan, self.held_out, self.maker(plan), samples=self.run.eval_samples)
         means = held_out_loss(self.module, plan.stage.objective, made, dict(self.objective_state))
         self.journal.evaluated(step=self.step, means=means)
 

@@ -202,3 +202,18 @@ def test_unchanged_names_are_the_same_on_both_sides():
 def test_any_choice_of_layers_comes_back(places):
     theirs = {f"h.{i}.out.{w}": torch.randn(2, 3) for i, w in places}
     assert equal(KEYS.save(KEYS.load(theirs)), theirs)
+
+
+def test_another_spelling_is_read_and_never_written():
+    keys = KeyMap(same("a.{i}.{w}", "blocks.{i}.{w}"), KeyMap(same("old.a.{i}.{w}", "blocks.{i}.{w}")).read_only())
+    theirs = {"a.0.weight": torch.randn(2), "a.1.weight": torch.randn(3)}
+    ours = keys.load({f"old.{name}": tensor for name, tensor in theirs.items()})
+    assert equal(ours, keys.load(theirs))
+    assert equal(keys.save(ours), theirs)
+    with pytest.raises(KeyMismatch, match=r"two rules make 'blocks\.0\.weight'"):
+        keys.load(theirs | {"old.a.0.weight": torch.randn(2)})
+    with pytest.raises(KeyMismatch, match=r"fit no rule"):
+        keys.load({"older.a.0.weight": torch.randn(2)})
+    alone = KeyMap(same("old", "new")).read_only()
+    with pytest.raises(KeyMismatch, match="would go back by no rule"):
+        alone.load({"old": torch.randn(2)})

@@ -7,6 +7,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from scops.core.layout import Piece, Role, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
+from scops.data.errors import RowError
 from scops.data.template import jinja, segments
 
 OWL = Template(
@@ -121,6 +122,23 @@ def test_media_stand_in_one_fence_and_words_after_a_gap() -> None:
         assert shown(template, (Turn("user", parts),), reply=False) == expected
 
 
+def test_what_stands_between_turns_is_not_written_behind_the_last() -> None:
+    template = Template(
+        {"system": Role(), "user": Role(rest=(Written("!"),)), "assistant": Role(then=(Written(" | "),))}
+    )
+    turns = (Turn("user", (Text("a"),)), Turn("assistant", (Text("b"),)), Turn("user", (Text("c"),)))
+    assert shown(template, turns, reply=True) == "a!b | c!"
+    assert shown(template, (*turns, Turn("assistant", (Text("d"),))), reply=False) == "a!b | c!d"
+
+
+def test_a_role_without_words_writes_its_media_alone() -> None:
+    template = Template({"system": Role(), "user": Role(wordless=True), "assistant": Role()})
+    turns = (Turn("user", (Text("what?"), IMAGE)), Turn("assistant", (Text("an owl"),)))
+    assert shown(template, turns, reply=False) == rendered(template, turns, False) == "<image>an owl"
+    with pytest.raises(RowError, match="has none: 'what'"):
+        segments(template, (Turn("user", (Text("what"),)),), reply=True)
+
+
 def test_wrong_conversations_are_refused() -> None:
     with pytest.raises(ValueError, match="assistant's already"):
         segments(CHATML, (Turn("assistant", (Text("a"),)),), reply=True)
@@ -145,7 +163,7 @@ turn = st.one_of(
 )
 piece = st.one_of(st.text(max_size=5).map(Written), st.sampled_from(["<s>", "}}", "'"]).map(Special))
 pieces = st.lists(piece, max_size=2).map(tuple)
-role = st.builds(Role, pieces, pieces, pieces, pieces, around=pieces)
+role = st.builds(Role, pieces, pieces, pieces, pieces, around=pieces, media_first=st.booleans())
 answer = st.builds(Role, pieces, pieces, pieces, pieces, st.sampled_from(["", " ", "a'\n"]), pieces)
 roles = st.fixed_dictionaries({"system": role, "user": role, "assistant": answer})
 said = st.one_of(st.none(), st.text(max_size=5))

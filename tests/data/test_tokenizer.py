@@ -233,6 +233,30 @@ def test_an_unknown_special_token_is_answered_with_the_nearest():
         Tokenizer(byte_level()).id_of("<|im_strat|>")
 
 
+def test_a_text_that_goes_on_has_its_first_blank_once(folder):
+    """Where SentencePiece puts one in front of every text."""
+    for kind, tokenizer in every_kind(folder).items():
+        encode, leads = tokenizer.encode_text, kind.startswith("sentencepiece")
+        assert encode(" kites fly", goes_on=True) == encode("kites fly" if leads else " kites fly"), kind
+        assert encode("kites fly", goes_on=True) == encode("kites fly"), kind
+
+
+def test_tokens_beside_a_sentencepiece_model_stand_behind_its_vocabulary(folder, tmp_path):
+    """As LLaVA 1.0 adds <im_start> and <im_end>."""
+    (tmp_path / "tokenizer.model").write_bytes(Path(sentencepiece_file("bpe", folder)).read_bytes())
+    bare = Tokenizer.from_folder(tmp_path)
+    size = bare.vocab_size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<im_end>": size + 1, "<im_start>": size, "</s>": 2}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<im_end>"}))
+    made = Tokenizer.from_folder(tmp_path)
+    assert [made.id_of(token) for token in ("<im_start>", "<im_end>")] == [size, size + 1]
+    assert made.pad_id == size + 1
+    assert made.encode_text("a <im_start> b") == bare.encode_text("a <im_start> b")
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<im_start>": size + 3}))
+    with pytest.raises(ValueError, match=f"the ids .{size + 3}., but the vocabulary ends at {size - 1}"):
+        Tokenizer.from_folder(tmp_path)
+
+
 def test_files_that_are_no_tokenizer_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected tokenizer.json or one of"):
         Tokenizer.from_folder(tmp_path)

@@ -25,8 +25,12 @@ def chatml() -> Tokenizer:
 
 
 @cache
-def metaspace() -> Tokenizer:
-    """BPE over Metaspace with byte fallback, as LLaMA's SentencePiece vocabulary is written."""
+def metaspace(*, across: bool = True) -> Tokenizer:
+    """BPE over Metaspace with byte fallback, as LLaMA's SentencePiece vocabulary is written.
+
+    Args:
+        across: whether pieces may run past a blank; in LLaMA's they do not.
+    """
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -35,7 +39,9 @@ def metaspace() -> Tokenizer:
     specials = ["<unk>", "<s>", "</s>", "<image>"]
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=360, special_tokens=[*specials, *pieces], show_progress=False)
+    backend.pre_tokenizer = None if across else pre_tokenizers.Split("▁", "merged_with_next")
     backend.train_from_iterator([text.replace(" ", "▁") for text in CORPUS], trainer)
+    backend.pre_tokenizer = None
     return Tokenizer(_unspecial(backend, pieces, specials), bos="<s>", eos="</s>")
 
 
