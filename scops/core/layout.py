@@ -116,6 +116,7 @@ class Template:
         system: the system text used when the conversation brings none; None writes no system turn.
         stops: tokens at which generation ends, special ones or words that are one token.
         media_first: media stand before `start`, whatever turn they are in (BLIP-2). Texts that they part have `between` there.
+        ends: words before which a reply ends, however they are split into tokens.
     """
 
     roles: Mapping[str, Role]
@@ -123,6 +124,7 @@ class Template:
     system: str | None = None
     stops: tuple[str, ...] = ()
     media_first: bool = False
+    ends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.roles) != set(ROLES):

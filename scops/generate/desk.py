@@ -87,7 +87,7 @@ class Desk:
         tokenizer, template = self.processor.tokenizer, self.processor.layout.template
         request = Request(
             sampler=Sampler(sampling, rows=1, prompts=[words_of(example)]),
-            words=Words(tokenizer.stream(), stops=stops),
+            words=Words(tokenizer.stream(), stops=(*stops, *template.ends)),
             stops=[tokenizer.stop_id(token) for token in template.stops],
             limit=min(limit, room(self.processor, example)),
             logprobs=logprobs,

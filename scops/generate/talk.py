@@ -63,7 +63,7 @@ def pieces(
     batch = placed(pad(examples, pad_id=tokenizer.pad_id or 0), system)
     yield from stream(
         system.session(batch, max(map(len, examples)) + max(limits)),
-        words=[Words(tokenizer.stream(), stops=stops) for _ in examples],
+        words=[Words(tokenizer.stream(), stops=(*stops, *template.ends)) for _ in examples],
         stops=[tokenizer.stop_id(token) for token in template.stops],
         limit=limits,
         sampler=Sampler(sampling, rows=len(examples), prompts=[words_of(example) for example in examples]),
