@@ -97,6 +97,10 @@ SYSTEMS = {
         "scops.systems.instructblip",
         ("instructblip-vicuna-7b", "instructblip-vicuna-13b", "instructblip-flan-t5-xl", "instructblip-flan-t5-xxl"),
     ),
+    "minigpt4": System(
+        "scops.systems.minigpt4", ("minigpt4-7b", "minigpt4-13b", "minigpt4-llama2-7b", "minigpt-v2-7b")
+    ),
+    "timechat": System("scops.systems.timechat", ("timechat-7b",)),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
