@@ -253,11 +253,33 @@ ROWS = (
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[blip2_pairs]",
         },
     ),
+    Row(
+        "minigpt4", "MiniGPT-4 / MiniGPT-v2", "Multimodal language models",  # the parts equal transformers', the whole a twin
+        {
+            BUILT: "systems.test_minigpt4.test_full_sizes_have_the_published_counts_and_shapes",
+            READS: "systems.test_minigpt4.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_minigpt4.test_every_step_equals_the_same_in_plain_operations",
+            CACHED: "systems.test_minigpt4.test_cached_sessions_equal_recomputing",
+            TRAINS: "systems.test_minigpt4.test_stages_of_minigpt4_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[minigpt4]",
+        },
+    ),
+    Row(
+        "timechat", "TimeChat", "Multimodal language models",
+        {
+            BUILT: "systems.test_timechat.test_full_size_has_the_published_shapes_and_the_counts_of_its_parts",
+            READS: "connectors.test_video_qformer.test_keys_round_trip_bitwise",
+            EQUAL: "connectors.test_video_qformer.test_every_probe_equals_the_reference",
+            CACHED: "systems.test_timechat.test_cached_sessions_equal_recomputing",
+            TRAINS: "systems.test_timechat.test_stages_of_timechat_move_exactly_what_they_name",
+            ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[timechat]",
+        },
+    ),
     *planned(
         "Multimodal language models",
-        blip="BLIP", minigpt4="MiniGPT-4", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
+        blip="BLIP", vila="VILA", qwen_vl="Qwen-VL", cogvlm="CogVLM", internvl="InternVL",
         xcomposer2_4khd="XComposer2-4KHD", deepseek_vl="DeepSeek-VL", yi_vl="Yi-VL", minicpm_v="MiniCPM-V",
-        llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1", timechat="TimeChat",
+        llava_uhd="LLaVA-UHD", mobilevlm="MobileVLM", honeybee="Honeybee", mm1="MM1",
         x_llm="X-LLM", next_gpt="NExT-GPT",
     ),
     *planned(

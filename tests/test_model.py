@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scops.core.sample import Media, Sample, Text, Turn
 from scops.core.stage import Lora
 from scops.data.collate import pad
 from scops.data.messages import sample_of
+from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
 from scops.generate.talk import prompts
 from scops.model import bridge, reading
@@ -28,6 +30,9 @@ PUBLISHED = [
     ("owl21", "authors"),
     ("text", "transformers"),
     *((name, layout) for name in ("llava", "llava_next") for layout in ("authors", "transformers")),
+    ("minigpt4", "authors"),
+    ("minigpt_v2", "authors"),
+    ("timechat", "authors"),
 ]
 
 
@@ -224,6 +229,18 @@ def test_a_picture_changes_the_answer() -> None:
     with torch.no_grad():
         model.module.image.connector.project.weight *= 30  # random pictures speak softly
     assert len({model.chat("what?", [tiny.picture(c)], max_tokens=12) for c in ("red", "green", "black")}) > 1
+
+
+def test_a_template_may_name_words_before_which_replies_end() -> None:
+    """One by one, and many at once."""
+    model = tiny.owl()
+    whole = model.chat("what is this?", max_tokens=30)
+    end = whole[4:7]
+    model.layout = replace(model.layout, template=replace(model.layout.template, ends=(end,)))
+    model.processor = Processor(model.layout, model.tokenizer)
+    assert model.chat("what is this?", max_tokens=30) == whole[: whole.index(end)]
+    (answer,) = model.answer(["what is this?"], max_tokens=30)
+    assert (answer.text, answer.ended) == (whole[: whole.index(end)], "stop")
 
 
 def test_stop_words_and_limits() -> None:

@@ -335,6 +335,39 @@ def llava_next() -> Model:
     return model
 
 
+FINE = EVA | {"patch": 7}
+
+
+def minigpt4() -> Model:
+    """MiniGPT-4 with a Q-Former: 3 tokens a picture."""
+    connector = {"kind": "QFormerSpec"} | ASKING
+    sizes = {"vision": FINE, "connector": connector, "language": LANGUAGE | {"context": 400}}
+    model = scops.create("minigpt4", sizes, tokenizer=tokenizer(), pretrained=False)
+    randomise(model.module)
+    return model
+
+
+def minigpt_v2() -> Model:
+    """MiniGPT-v2: 16 patches become 4 tokens."""
+    model = scops.create(
+        "minigpt-v2-7b", {"vision": FINE, "language": LANGUAGE}, tokenizer=tokenizer(), pretrained=False
+    )
+    randomise(model.module)
+    return model
+
+
+def timechat() -> Model:
+    """TimeChat: up to 5 frames, asked in twos, 3 tokens each time."""
+    frame = ASKING | {"vocab": 310, "context": 64}
+    connector = {"frame": frame, "video": ASKING | {"every": 1}, "frames": 6, "window": 2, "stride": 2}
+    sizes = {"vision": FINE, "connector": connector, "language": LANGUAGE | {"context": 600}, "frames": 5}
+    speaking = tokenizer()
+    speaking.beside = bert_tokenizer()
+    model = scops.create("timechat", sizes, tokenizer=speaking, pretrained=False)
+    randomise(model.module)
+    return model
+
+
 MODELS = {
     "composed": composed,
     "owl": owl,
@@ -359,6 +392,9 @@ MODELS = {
     "idefics": idefics,
     "llava": llava,
     "llava_next": llava_next,
+    "minigpt4": minigpt4,
+    "minigpt_v2": minigpt_v2,
+    "timechat": timechat,
     "text": text_only,
 }
 

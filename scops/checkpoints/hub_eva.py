@@ -1,7 +1,11 @@
 """EVA-CLIP-g's tower, salesforce/LAVIS's `visual_encoder` or transformers' Blip2VisionModel, -> ours; norms behind it are others'."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from scops.checkpoints.keymap import KeyMap, rule, same, split
 from scops.checkpoints.op import WithoutKeyBias
+from scops.encoders.eva import EvaSpec
 
 QKV = tuple(f"blocks.{{i}}.attn.body.{name}.weight" for name in "qkv")
 LAVIS_EVA = KeyMap(
@@ -30,3 +34,22 @@ HUB_EVA = KeyMap(  # below `vision_model.`
     same(LAYER + "mlp.fc1.{w}", BLOCK + "mlp.body.up.{w}"),
     same(LAYER + "mlp.fc2.{w}", BLOCK + "mlp.body.down.{w}"),
 )
+
+
+def eva_spec(config: Mapping[str, Any]) -> EvaSpec:
+    """Of a `vision_config` as transformers' Blip2VisionConfig; what it leaves out is g/14's."""
+    return EvaSpec(
+        dim=config.get("hidden_size", 1408), hidden=config.get("intermediate_size", 6144),
+        layers=config.get("num_hidden_layers", 39), heads=config.get("num_attention_heads", 16),
+        image=config.get("image_size", 224), patch=config.get("patch_size", 14),
+        eps=config.get("layer_norm_eps", 1e-6), activation=config.get("hidden_act", "gelu"),
+    )  # fmt: skip
+
+
+def eva_config(spec: EvaSpec) -> dict[str, Any]:
+    """The inverse of `eva_spec`."""
+    return {
+        "hidden_size": spec.dim, "intermediate_size": spec.hidden, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "image_size": spec.image, "patch_size": spec.patch,
+        "layer_norm_eps": spec.eps, "hidden_act": spec.activation, "qkv_bias": True,
+    }  # fmt: skip

@@ -1,7 +1,11 @@
 """Q-Formers as salesforce/LAVIS and as transformers name them -> ours; `query_tokens` stands beside them in both."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from scops.checkpoints.hub_bert import bert_attention
 from scops.checkpoints.keymap import KeyMap, Rule, dropped, same
+from scops.connectors.qformer import QFormerSpec
 
 LAYER, BLOCK = "encoder.layer.{i}.", "blocks.{i}."
 
@@ -41,3 +45,28 @@ _LAYERS = KeyMap(
 )
 HUB_QFORMER = KeyMap(same("layernorm.{w}", "norm.{w}"), _LAYERS)  # below `qformer.`; Blip2's words stand outside of it
 HUB_QFORMER_READING = KeyMap(WORDS, same("embeddings.layernorm.{w}", "norm.{w}"), _LAYERS)  # InstructBLIP's
+
+
+def qformer_spec(config: Mapping[str, Any], *, queries: int, reads: bool) -> QFormerSpec:
+    """Of a `qformer_config` as transformers' Blip2QFormerConfig; what it leaves out is BERT's.
+
+    Args:
+        reads: whether it has words.
+    """
+    return QFormerSpec(
+        dim=config.get("hidden_size", 768), hidden=config.get("intermediate_size", 3072),
+        layers=config.get("num_hidden_layers", 12), heads=config.get("num_attention_heads", 12), queries=queries,
+        width=config.get("encoder_hidden_size", 1408), every=config.get("cross_attention_frequency", 2),
+        vocab=config.get("vocab_size", 30523) if reads else 0, context=config.get("max_position_embeddings", 512),
+        eps=config.get("layer_norm_eps", 1e-12),
+    )  # fmt: skip
+
+
+def qformer_config(spec: QFormerSpec) -> dict[str, Any]:
+    """The inverse of `qformer_spec`; queries stand elsewhere, and so does whether it has words."""
+    words = {"vocab_size": spec.vocab} if spec.vocab else {}
+    return words | {
+        "hidden_size": spec.dim, "intermediate_size": spec.hidden, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "encoder_hidden_size": spec.width, "cross_attention_frequency": spec.every,
+        "max_position_embeddings": spec.context, "layer_norm_eps": spec.eps,
+    }  # fmt: skip

@@ -94,18 +94,20 @@ class Words:
     Args:
         ids_IT: of the connector's own tokenizer, padded on the right.
         real_IT: bool, which of them are no padding.
+        length_I: how many those are, on the host.
     """
 
     ids_IT: Tensor
     real_IT: Tensor
+    length_I: tuple[int, ...]
 
     @classmethod
     def of(cls, ids: Sequence[np.ndarray], device: torch.device | str = "cpu") -> "Words":
-        most = max(map(len, ids))
-        ids_IT, real_IT = np.zeros((len(ids), most), np.int64), np.zeros((len(ids), most), np.bool_)
+        lengths = tuple(map(len, ids))
+        ids_IT, real_IT = (np.zeros((len(ids), max(lengths)), kind) for kind in (np.int64, np.bool_))
         for row, ids_T in enumerate(ids):
             ids_IT[row, : len(ids_T)], real_IT[row, : len(ids_T)] = ids_T, True
-        return cls(torch.from_numpy(ids_IT).to(device), torch.from_numpy(real_IT).to(device))
+        return cls(torch.from_numpy(ids_IT).to(device), torch.from_numpy(real_IT).to(device), lengths)
 
 
 @dataclass(frozen=True)

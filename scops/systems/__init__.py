@@ -118,6 +118,10 @@ SYSTEMS = {
             "llama3-llava-next-8b",
         ),
     ),
+    "minigpt4": System(
+        "scops.systems.minigpt4", ("minigpt4-7b", "minigpt4-13b", "minigpt4-llama2-7b", "minigpt-v2-7b")
+    ),
+    "timechat": System("scops.systems.timechat", ("timechat-7b",)),
     "composed": System(
         "scops.systems.composed",
         ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
