@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bench import plot
-from bench.memory import peak_bytes
+from scops.lab.memory import peak_bytes
 from bench.pair import Settings, Timed, beginning, head, keep, options, timed
 from scops.connectors.abstractor import AbstractorSpec, tokens_for
 from scops.core.batch import Batch, Example, Span

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench import plot
-from bench.memory import kept_bytes, peak_bytes
+from scops.lab.memory import kept_bytes, peak_bytes
 from bench.pair import Settings, beginning, head, keep, options
 from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pad

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import growth, plot, readme
-from bench.memory import peak_bytes
+from scops.lab.memory import peak_bytes
 from scops.connectors.abstractor import AbstractorSpec
 from scops.encoders.vit import VitSpec
 from scops.language.llama import LlamaSpec

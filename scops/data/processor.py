@@ -66,7 +66,7 @@ class Processor:
         Raises:
             MediaError, TooLong, NothingToLearn: naming the sample.
         """
-        example, items = self._fitted(sample, reply)
+        example, items = self.planned(sample, reply)
         known = _by_kind((kind, one) for kind, item in items for one in item.digests())
         if self.known and all(self.known(one) for many in known.values() for one in many):
             return replace(example, digests=known)
@@ -75,14 +75,14 @@ class Processor:
 
     def outline(self, sample: Sample, *, reply: bool = False) -> Example:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
-        return self._fitted(sample, reply)[0]
+        return self.planned(sample, reply)[0]
 
     def unpack(self, media: Media, sample: Sample) -> None:
         """Only to find out whether it can be; MediaError if not."""
         self._item(media, sample).unpack()
 
-    def _fitted(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
-        """What fits of the sample, shortened where the policy says so."""
+    def planned(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
+        """What fits of the sample, shortened where the policy says so: its outline, and its media in reading order."""
         example, items = self._write(sample, reply)
         if not reply and not example.learn_T[1:].any():
             roles = ", ".join(turn.role for turn in sample.turns)

@@ -18,6 +18,7 @@ from tests.films import film
 VERBS = {
     "ls": {"--json"},
     "info": {"--figure", "--json"},
+    "cost": {"--image", "--video", "--pages", "--text", "--max-tokens", "--dtype", "--quantise", "--tokenizer", "--json"},
     "chat": {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed",
              "--stop", "--dtype", "--device", "--quantise", "--json"},
     "train": set(),
