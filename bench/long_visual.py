@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from bench import plot
-from scops.lab.memory import kept_bytes, peak_bytes
 from bench.pair import Settings, beginning, head, keep, options
 from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pad
+from scops.lab.memory import kept_bytes, peak_bytes
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.initialise import initialise
