@@ -28,11 +28,12 @@ from scops.model.bridge import adapters_in
 from scops.model.empty import outline
 from scops.model.folder import OWN, read_config, recorded_layout, written_for
 from scops.model.model import Model
-from scops.model.opening import AUTO, changed, dtype_of, finished
+from scops.model.opening import AUTO, dtype_of, finished
+from scops.model.parts import Parts, is_parts
 from scops.model.unpacked import tokenizer_of
 from scops.native.quantise import quantise as round_weights
 from scops.native.quantise import roles_of
-from scops.systems import find, module_of
+from scops.systems import changed, find, module_of
 
 SIZE = re.compile(r"(\d+)x(\d+)")
 LENGTH = re.compile(r"(\d+(?:\.\d+)?)s?(?:@(\d+(?:\.\d+)?))?")
@@ -103,7 +104,7 @@ def _planned(name: str | Path | Model, changes: Mapping[str, Any]) -> Planned:
         adapters = adapters_in(name.module)
         plan = Planned(name.system, name.spec, name.layout, name.tokenizer, name.dtype, adapters, dict(name.quantised))
     elif (path := Path(name).expanduser()).is_dir():
-        plan = _of_folder(finished(path))
+        plan = _of_parts(Parts.read(path)) if is_parts(path) else _of_folder(finished(path))
     elif path.is_file():
         raise ValueError(f"{name} is a file, but costs are told of a size (scops ls) or of a model's folder")
     else:
@@ -129,6 +130,12 @@ def _of_folder(folder: Path) -> Planned:
         spec = written_for(config.system, spec, tokenizer)
     layout = recorded_layout(folder, module_of(config.system).layout(spec))
     return Planned(config.system, spec, layout, tokenizer, dtype, config.lora, config.quantised)
+
+
+def _of_parts(said: Parts) -> Planned:
+    largest = max((source.open() for source in said.sources()), key=len)
+    layout, tokenizer = module_of(said.system).layout(said.spec), said.open_tokenizer()
+    return Planned(said.system, said.spec, layout, tokenizer, dtype_of(AUTO, largest), said.lora)
 
 
 def _sample(pictures: Sequence[Sequence[Media]], videos: Sequence[Sequence[Media]], text: str) -> Sample:

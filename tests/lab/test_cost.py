@@ -18,6 +18,7 @@ from scops.model import Model
 from scops.systems import SYSTEMS, module_of
 from tests import tiny
 from tests.films import film
+from tests.test_parts import spread
 
 WORDS = "what?"
 SIZES = ((90, 40), (30, 77))  # width, height
@@ -114,7 +115,9 @@ def test_flops_are_those_of_the_real_run(model: Model) -> None:
 
 def test_activations_are_nearly_those_of_the_real_run(model: Model) -> None:
     short = told(model)
-    words = WORDS * max((short.context - short.prompt.tokens - REPLY) // 4, 1)  # of few tokens kernels' own room is a share
+    words = WORDS * max(
+        (short.context - short.prompt.tokens - REPLY) // 4, 1
+    )  # of few tokens kernels' own room is a share
     cost, example = told(model, text=words), asked(model, words)
     batch = batch_of(model, example)
     with torch.no_grad():
@@ -132,8 +135,10 @@ def test_a_video_is_told_by_its_length(model: Model, tmp_path: Path) -> None:
     by_length, by_file = (told(model, videos=[given]) for given in ((3, 8), str(tmp_path / "a.mp4")))
     assert by_length.prompt.tokens == by_file.prompt.tokens
     assert by_length.bytes == by_file.bytes
-    assert told(model, videos=["3@8"]) == told(model, videos=["3.0s@8"]) == replace(
-        by_length, prompt=told(model, videos=["3@8"]).prompt
+    assert (
+        told(model, videos=["3@8"])
+        == told(model, videos=["3.0s@8"])
+        == replace(by_length, prompt=told(model, videos=["3@8"]).prompt)
     )
     assert by_length.prompt.media[-1].name == "video 1 3 s at 8 a second"
 
@@ -155,6 +160,11 @@ def test_an_authors_folder_costs_the_same(tmp_path: Path) -> None:
     assert told(made) == scops.cost(
         made.save(tmp_path / "theirs", "authors"), images=SIZES, text=WORDS, max_tokens=REPLY
     )
+
+
+def test_a_folder_that_names_parts_costs_what_its_model_does(tmp_path: Path) -> None:
+    made = spread(tmp_path)
+    assert told(made) == scops.cost(tmp_path / "owl", images=SIZES, text=WORDS, max_tokens=REPLY)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
@@ -242,7 +252,9 @@ def test_a_published_size_costs_about_twice_its_parameters_a_token() -> None:
     parameters = {part.role: part.parameters for part in cost.parts}
     layers = parameters["language"] - 2 * 32000 * 4096
     assert parameters["language"] == 6_738_415_616
-    assert cost.flops.read == pytest.approx(2 * layers * cost.prompt.tokens, rel=0.03)  # scores of attention come on top
+    assert cost.flops.read == pytest.approx(
+        2 * layers * cost.prompt.tokens, rel=0.03
+    )  # scores of attention come on top
     assert cost.bytes.per_token == 2 * 2 * 32 * 4096  # keys and values, two bytes, layers, width
     assert cost.bytes.weights == 2 * sum(parameters.values())
     assert SYSTEMS["mplug-owl"].sizes[0] in module_of("mplug-owl").SIZES
