@@ -260,7 +260,7 @@ def test_published_layouts_have_a_slot_for_every_prepared_picture(size: str, dat
         if isinstance(rule, MediaLayout):
             cut = rule.cut_of(media.source.height, media.source.width, alone=alone[media.kind])
             assert item.shape[0] == len(cut)
-            assert all(1 <= step for steps in cut.steps for step in steps)
+            assert all(step >= 1 for steps in cut.steps for step in steps)
 
 
 RULES = {
@@ -299,9 +299,8 @@ def test_what_a_user_types_is_only_text(name: str, data: st.DataObject) -> None:
     assert [at for at in ids if at in hidden] == specials
     assert one.tokenizer.decode(ids, skip_special=False) == "".join(map(spelt, pieces))
     learnt = one.tokenizer.decode(example.ids_T[example.learn_T].tolist(), skip_special=False)
-    answers = [part.text for turn in sample.turns if turn.learn for part in turn.parts]
-    after = "".join(map(spelt, one.layout.template.roles["assistant"].after))
-    assert learnt == "".join(answer + after for answer in answers)
+    answers = (segment for segment in segments(one.layout.template, sample.turns, reply=False) if segment.learn)
+    assert learnt == "".join(spelt(segment.piece) for segment in answers)
 
 
 @every_system
