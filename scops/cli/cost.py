@@ -53,7 +53,7 @@ def plain(found: Cost) -> dict[str, Any]:
 
 def say(found: Cost) -> None:
     prompt, flops, held = found.prompt, found.flops, found.bytes
-    rows = [(one.name, formula(one), one.tokens, one.beside or "") for one in prompt.media]
+    rows: list[tuple[Any, ...]] = [(one.name, formula(one), one.tokens, one.beside or "") for one in prompt.media]
     rows += [("words", "", prompt.text, ""), ("template", "" if prompt.exact else "estimated", prompt.template, "")]
     rows.append(("prompt", "", f"{prompt.tokens:,}", sum(one.beside for one in prompt.media) or ""))
     table(("where tokens go", "", "tokens", "beside"), rows, right=("tokens", "beside"))

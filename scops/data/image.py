@@ -32,7 +32,7 @@ class Sized:
     width: int
 
 
-Source = Path | str | bytes | Image.Image | Page | Sized
+Source = Path | str | bytes | Image.Image | Page
 
 PIXEL_LIMIT = 178_956_970
 """A picture of more pixels is refused before it is unpacked (512 MiB as RGB)."""
@@ -74,7 +74,7 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
         return upright
 
 
-def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+def measure(source: Source | Sized, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """(height, width) of what `decode` would give, from the file's header only."""
     if isinstance(source, Page):
         return measured(source, name)

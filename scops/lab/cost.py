@@ -159,7 +159,7 @@ def _flops(system: Decoder, batch: Batch, tokens: int) -> tuple[dict[str, Sequen
     read, session = counted(lambda: system.session(batch, tokens + 2))
     id_B = torch.zeros(1, dtype=torch.long, device="meta")
     step, next_step = (counted(lambda: session.step(id_B))[0] for _ in range(2))
-    counts = {kind: [len(tokens_QD) for tokens_QD in items] for kind, items in made.items()}
+    counts: dict[str, Sequence[int]] = {kind: [len(tokens_QD) for tokens_QD in items] for kind, items in made.items()}
     return counts, Flops(encode, connect, read - connect, step, next_step - step)
 
 

@@ -343,15 +343,16 @@ def test_truncation_takes_whole_exchanges_and_never_cuts_an_item(name: str, data
     one = subject(name)
     sample = data.draw(conversations(one, st.sampled_from(["what?", "", "an owl on a branch"])))
     whole, _ = one.processor().planned(sample, reply=False)
-    capacity = data.draw(st.integers(1, len(whole) + 3))
+    beginnings = [at for at, turn in enumerate(sample.turns) if turn.role == "user"]
+    rests = [one.processor().planned(replace(sample, turns=sample.turns[at:]), reply=False) for at in beginnings]
+    just = [len(rest) + more for rest, _ in rests for more in (-1, 0)]
+    capacity = data.draw(st.one_of(st.integers(1, len(whole)), st.sampled_from(just)))
     for policy in ("error", "drop"):
         if len(whole) <= capacity:
             assert len(one.processor(overflow=policy, capacity=capacity).outline(sample)) == len(whole)
         else:
             with pytest.raises(TooLong, match=f"{len(whole)} tokens.*room for {capacity}"):
                 one.processor(overflow=policy, capacity=capacity).outline(sample)
-    beginnings = [at for at, turn in enumerate(sample.turns) if turn.role == "user"]
-    rests = [one.processor().planned(replace(sample, turns=sample.turns[at:]), reply=False) for at in beginnings]
     fitting = [rest for rest in rests if len(rest[0]) <= capacity]
     try:
         kept, items = one.processor(overflow="shorten", capacity=capacity).planned(sample, reply=False)
