@@ -15,7 +15,7 @@ from scops.core.batch import Example, Span
 from scops.core.layout import Layout, Numbered, Piece, Slot, Special, TurnText, Written
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
-from scops.data.errors import MediaError, NothingToLearn, TooLong
+from scops.data.errors import BadSample, MediaError, NothingToLearn, TooLong
 from scops.data.items import Item, item_of
 from scops.data.template import segments
 from scops.data.tokenizer import Tokenizer
@@ -87,6 +87,8 @@ class Processor:
         if not reply and not example.learn_T[1:].any():
             roles = ", ".join(turn.role for turn in sample.turns)
             raise NothingToLearn(f"{sample.name}: none of {len(example)} tokens is learnt; its turns: {roles}")
+        if not len(example):
+            raise BadSample(f"{sample.name}: the prompt has no tokens; ask with words or a picture")
         found = len(example)
         while len(example) > self.capacity:
             turns = _without_oldest(sample.turns) if self.overflow == "shorten" else None
