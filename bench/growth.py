@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from bench import plot
-from bench.memory import peak_bytes
 from bench.pair import Settings, Timed, beginning, head, keep, options, timed
 from scops.connectors.abstractor import AbstractorSpec, tokens_for
 from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pack, pad
 from scops.encoders.vit import VitSpec
+from scops.lab.memory import peak_bytes
 from scops.language.llama import LlamaSpec
 from scops.nn.initialise import initialise
 from scops.systems import mplug_owl

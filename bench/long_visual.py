@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from bench import plot
-from bench.memory import kept_bytes, peak_bytes
 from bench.pair import Settings, beginning, head, keep, options
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
 from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pad
+from scops.lab.memory import kept_bytes, peak_bytes
 from scops.language.gated import GatedSpec, gated_llama
 from scops.language.llama import LlamaSpec, llama
 from scops.models.beside import Beside

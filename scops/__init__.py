@@ -3,25 +3,28 @@
     model = scops.load("owl-tiny")
     model.chat("What is this?", images=["owl.png"])
 
-Importing scops imports nothing heavy; `load`, `create` and `Model` come when they are first asked for.
+Importing scops imports nothing heavy; what it exports comes when it is first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scops.model import Model, create, load
+    from scops.model.costs import cost
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "create", "load"]
+__all__ = ["Model", "__version__", "cost", "create", "load"]
+
+_HOMES = {"Model": "scops.model", "cost": "scops.model.costs", "create": "scops.model", "load": "scops.model"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Model", "create", "load"):
+    if name not in _HOMES:
         raise AttributeError(f"module 'scops' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("scops.model"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "Model", "create", "load"]
+    return [*globals(), *_HOMES]

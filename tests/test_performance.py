@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench import growth, plot, readme
-from bench.memory import peak_bytes
 from scops.connectors.abstractor import AbstractorSpec
 from scops.encoders.vit import VitSpec
+from scops.lab.memory import peak_bytes
 from scops.language.llama import LlamaSpec
 from scops.systems import mplug_owl
 

@@ -72,6 +72,35 @@ def info(
 
 
 @app.command()
+def cost(
+    name: Annotated[str, typer.Argument(help="A size or a folder.", show_default=False)],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Changes to the sizes of its parts.")
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT, or a picture or document; may be given often.")
+    ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(help="SECONDS or SECONDS@FPS, or a video; may be given often.")
+    ] = None,
+    pages: Annotated[int, typer.Option(min=0, help="So many pages of A4.")] = 0,
+    text: Annotated[str, typer.Option(help="The words of the question, or how many tokens they are.")] = "0",
+    max_tokens: MaxTokens = 256,
+    dtype: Dtype = "auto",
+    quantise: Quantise = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A folder with one, where NAME has none.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Tell before anything is loaded what a question will take: tokens, parameters, FLOPs, memory."""
+    from scops.cli.cost import cost
+
+    cost(
+        name, changes or [], images=image or [], videos=video or [], pages=pages, text=text, max_tokens=max_tokens,
+        dtype=dtype, quantise=quantise, tokenizer=tokenizer, json=json,
+    )  # fmt: skip
+
+
+@app.command()
 def chat(
     model: Model,
     parts: Annotated[

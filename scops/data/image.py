@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,15 @@ from scops.data.documents import Page, drawn, measured
 from scops.data.errors import MediaError
 from scops.data.resize import ByPillow, normalise, resizer
 from scops.data.source import content, existing, looks, where
+
+
+@dataclass(frozen=True)
+class Sized:
+    """In place of a picture, its size alone: enough to be counted, nothing to be decoded."""
+
+    height: int
+    width: int
+
 
 Source = Path | str | bytes | Image.Image | Page
 
@@ -66,10 +76,13 @@ def decode(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> Image
         return upright
 
 
-def measure(source: Source, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+def measure(source: Source | Sized, name: str = "", *, limit: int = PIXEL_LIMIT) -> tuple[int, int]:
     """(height, width) of what `decode` would give, from the file's header only."""
     if isinstance(source, Page):
         return measured(source, name)
+    if isinstance(source, Sized):
+        _check(source.height, source.width, where(source, name), limit)
+        return source.height, source.width
     with _opened(source, name, limit) as image:
         # Pillow unpacks a whole PNG to look for EXIF behind its pixels; TIFF gives its size turned already
         bare = image.format == "PNG" and not isinstance(source, Image.Image) and b"eXIf" not in content(source, name)
@@ -172,12 +185,7 @@ def _opened(source: Source, name: str, limit: int) -> Iterator[Image.Image]:
     here = where(source, name)
     try:
         with _open(source, name) as image:
-            if not image.width or not image.height:
-                raise MediaError(f"{here}: the picture is {image.height}x{image.width}, so it has no pixels")
-            if image.width * image.height > limit:
-                raise MediaError(
-                    f"{here}: the picture is {image.height}x{image.width}, over the limit of {limit} pixels"
-                )
+            _check(image.height, image.width, here, limit)
             yield image
     except MediaError:
         raise
@@ -188,6 +196,13 @@ def _opened(source: Source, name: str, limit: int) -> Iterator[Image.Image]:
         ) from error
     except Exception as error:  # hostile files make decoders raise anything
         raise MediaError(f"{here}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
+def _check(height: int, width: int, here: str, limit: int) -> None:
+    if height < 1 or width < 1:
+        raise MediaError(f"{here}: the picture is {height}x{width}, so it has no pixels")
+    if height * width > limit:
+        raise MediaError(f"{here}: the picture is {height}x{width}, over the limit of {limit} pixels")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from scops.data.image import Source, decode, digests, measure, prepare
 from scops.data.source import Stored
 from scops.data.tiling import tiles
 
+CHANNELS = 3
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -26,6 +28,11 @@ class Picture:
 
     def pieces(self) -> Sequence[Arranged]:
         return checked(self.layout.arrange(self.cut), self.cut.places, self.name)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of `pictures`."""
+        return len(self.cut), CHANNELS, self.layout.pixels.height, self.layout.pixels.width
 
     def digests(self) -> tuple[str, ...]:
         return digests(self.source, self.layout.pixels, self.cut, self.name)
@@ -56,6 +63,11 @@ class Frames:
     def pieces(self) -> Sequence[Arranged]:
         times = tuple(number / self.fps for number in self.numbers)
         return checked(self.layout.arrange(times), (WHOLE,) * len(times), self.name)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of `pictures`."""
+        return len(self.numbers), CHANNELS, self.layout.pixels.height, self.layout.pixels.width
 
     def digests(self) -> tuple[str, ...]:
         return video.digests(self.source, self.numbers, self.layout.pixels, self.name)

@@ -15,7 +15,7 @@ from scops.core.batch import Example, Span
 from scops.core.layout import Layout, Numbered, Piece, Slot, Special, TurnText, Written
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
-from scops.data.errors import MediaError, NothingToLearn, TooLong
+from scops.data.errors import BadSample, MediaError, NothingToLearn, TooLong
 from scops.data.items import Item, item_of
 from scops.data.template import segments
 from scops.data.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class Processor:
         Raises:
             MediaError, TooLong, NothingToLearn: naming the sample.
         """
-        example, items = self._fitted(sample, reply)
+        example, items = self.planned(sample, reply)
         known = _by_kind((kind, one) for kind, item in items for one in item.digests())
         if self.known and all(self.known(one) for many in known.values() for one in many):
             return replace(example, digests=known)
@@ -75,7 +75,7 @@ class Processor:
 
     def outline(self, sample: Sample, *, reply: bool = False) -> Example:
         """The example without its media: of pictures only the headers are read, so counting is fast."""
-        return self._fitted(sample, reply)[0]
+        return self.planned(sample, reply)[0]
 
     def writing(self, template: str) -> "Processor":
         """One that writes by another of the layout's templates."""
@@ -89,12 +89,14 @@ class Processor:
         """Only to find out whether it can be; MediaError if not."""
         self._item(media, sample).unpack()
 
-    def _fitted(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
-        """What fits of the sample, shortened where the policy says so."""
+    def planned(self, sample: Sample, reply: bool) -> tuple[Example, list[Placed]]:
+        """What fits of the sample, shortened where the policy says so: its outline, and its media in reading order."""
         example, items = self._write(sample, reply)
         if not reply and not example.learn_T[1:].any():
             roles = ", ".join(turn.role for turn in sample.turns)
             raise NothingToLearn(f"{sample.name}: none of {len(example)} tokens is learnt; its turns: {roles}")
+        if not len(example):
+            raise BadSample(f"{sample.name}: the prompt has no tokens; ask with words or a picture")
         found = len(example)
         while len(example) > self.capacity:
             turns = _without_oldest(sample.turns) if self.overflow == "shorten" else None

@@ -50,12 +50,14 @@ class Facts:
     fps: float
 
 
-def facts(source: Stored, name: str = "") -> Facts:
-    """By walking through the container's packets.
+def facts(source: Stored | Facts, name: str = "") -> Facts:
+    """By walking through the container's packets; facts alone, in place of a video, can be counted and not decoded.
 
     Raises:
         MediaError: naming row and file; also where the file ends before it says that it does (streams do not say it).
     """
+    if isinstance(source, Facts):
+        return source
     with _opened(source, name) as (container, stream):
         count = _walked(container, stream)
         if not count:

@@ -94,7 +94,7 @@ def create(
     spec = changed(module_file.SIZES[size], overrides or {})
     origins: Origins = module_file.origins(size)
     tokenizer = tokenizer or _packaged_tokenizer(origins, size)
-    wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
+    wanted = torch.float32 if dtype == AUTO else dtype_of(dtype)
     module = empty(system, spec, tokenizer, wanted)
     fresh = origins.fresh if pretrained else tuple(part for part, _ in module.named_children())
     for part in fresh:
@@ -111,7 +111,7 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
         said = Parts.read(path)
         return module_of(said.system).layout(said.spec), said.open_tokenizer()
     if path.is_dir():
-        path = _finished(path)
+        path = finished(path)
         config, tokenizer = read_config(path), Tokenizer.from_folder(path)
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
         return recorded_layout(path, module_of(config.system).layout(spec)), tokenizer
@@ -126,12 +126,12 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file() and len(ggufs) == 1:
         return _from_file(ggufs[0], dtype, device)
-    folder = _finished(folder)
+    folder = finished(folder)
     config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
-    module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora, config.quantised)
+    module = empty(config.system, spec, tokenizer, dtype_of(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     source = Source(reader, keys)
     if keys is not None and hasattr(module_file, "parts"):
@@ -148,7 +148,7 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
 def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | str) -> Model:
     tokenizer, sources = said.open_tokenizer(), said.sources()
     largest = max((source.open() for source in sources), key=len)
-    module = empty(said.system, said.spec, tokenizer, _dtype(dtype, largest), said.lora)
+    module = empty(said.system, said.spec, tokenizer, dtype_of(dtype, largest), said.lora)
     for part in said.fresh:
         initialise(module.get_submodule(part).to_empty(device=_device(device)))
     assemble(module, sources, fresh=said.fresh, device=_device(device))
@@ -156,7 +156,7 @@ def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | st
     return model if said.adapter is None else peft.put_on(model, said.adapter)
 
 
-def _finished(folder: Path) -> Path:
+def finished(folder: Path) -> Path:
     """A run's folder stands for the system that it ended with."""
     if (folder / "config.json").is_file() or not (folder / "run.yaml").is_file():
         return folder
@@ -176,7 +176,7 @@ def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str)
         numbers["head_dim"] = None
     module_file, tokenizer = module_of("llama"), Tokenizer(reader.tokenizer(), **reader.special_tokens)
     spec = written_for("llama", spec_from_json(module_file.Spec, {"language": numbers}), tokenizer)
-    module = empty("llama", spec, tokenizer, _dtype(dtype, reader))
+    module = empty("llama", spec, tokenizer, dtype_of(dtype, reader))
     assemble(module, [Source(reader, module_file.KEYS["transformers"](spec))], device=_device(device))
     return _model("llama", spec, module, tokenizer, str(path))
 
@@ -211,7 +211,7 @@ def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | s
     sources, notes = _sources(origins), bridge.read_notes(home) if home else {}
     if home:
         sources.append(Source(home / bridge.WEIGHTS))
-    wanted = torch.float32 if dtype == AUTO else _dtype(dtype)
+    wanted = torch.float32 if dtype == AUTO else dtype_of(dtype)
     module = empty(system, spec, tokenizer, wanted, bridge.adapters_of(notes))
     assemble(module, sources, device=_device(device))
     packages = ", ".join(origin.package for origin in origins.weights)
@@ -256,7 +256,7 @@ def _device(device: torch.device | str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: torch.dtype | str, reader: Reader | None = None) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | str, reader: Reader | None = None) -> torch.dtype:
     """`auto` is the kind in which most of the weights are kept."""
     if isinstance(dtype, torch.dtype):
         return dtype

@@ -19,7 +19,7 @@ from scops.models.encoded import Encoded
 from scops.models.shared import PagedSession
 from scops.native.steps import steps_of
 from scops.nn.attention import Asks, number_slots
-from scops.nn.cache import Cache, FixedCache, GrowingCache
+from scops.nn.cache import Cache, FixedCache, GrowingCache, bytes_of
 from scops.nn.context import Context
 from scops.nn.paged import Pages
 from scops.nn.tiled import run_tiled
@@ -179,9 +179,10 @@ class MultimodalDecoder(nn.Module):
     @torch.no_grad()
     def token_bytes(self) -> int:
         """Found by reading one token."""
-        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=next(self.parameters()).device)
+        device = next(self.parameters()).device
+        cache, id_11 = GrowingCache(1, device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
         self.language.hidden(self.embed(id_11), Context(torch.zeros_like(id_11), cache=cache))
-        return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
+        return bytes_of(cache.slots)
 
 
 class Seeing(Protocol):

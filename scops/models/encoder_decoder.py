@@ -19,7 +19,7 @@ from scops.models.pairs import PairHeads, matches, similarities
 from scops.models.replies import prompts_of, replies_of
 from scops.models.shared_replies import Replier, SharedReplies
 from scops.nn.attention import number_slots
-from scops.nn.cache import Cache, FixedCache, GrowingCache
+from scops.nn.cache import Cache, FixedCache, GrowingCache, bytes_of
 from scops.nn.context import Context, Memory
 from scops.nn.paged import Pages
 from scops.ops.masks import Causal
@@ -218,10 +218,11 @@ class EncoderDecoder(nn.Module):
     @torch.no_grad()
     def token_bytes(self) -> int:
         """Of a token of the reply; found by writing one."""
-        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=next(self.parameters()).device)
+        device = next(self.parameters()).device
+        cache, id_11 = GrowingCache(1, device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
         nothing = Memory(self.embed(id_11)[:, :0], id_11[:, :0])
         self.writer.hidden(*self.begin(id_11, torch.zeros_like(id_11), nothing, cache))
-        return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
+        return bytes_of(cache.slots)
 
 
 class Replying:

@@ -2,7 +2,7 @@
 
 # B rows, N query heads, K key heads, T new tokens, S kept tokens (or tokens per page), H head width, R chosen rows,
 # P pages, L pages per row
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -59,6 +59,15 @@ class Cache(Protocol):
     def select(self, rows_R: Tensor) -> None:
         """Keep, drop, repeat or reorder rows."""
         ...
+
+    @property
+    def nbytes(self) -> int:
+        """Of all keys and values that it has room for."""
+        ...
+
+
+def bytes_of(*slots: Mapping[int, Pair]) -> int:
+    return sum(kept.nbytes for pairs in slots for pair in pairs.values() for kept in pair)
 
 
 @runtime_checkable
@@ -198,6 +207,10 @@ class FixedCache:
         self.slots = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.slots.items()}
         self.fixed = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.fixed.items()}
 
+    @property
+    def nbytes(self) -> int:
+        return bytes_of(self.slots, self.fixed)
+
 
 class GrowingCache:
     """Concatenates and remembers which tokens are real: slow, obvious, the measure of FixedCache."""
@@ -259,3 +272,7 @@ class GrowingCache:
         self.real_BS, self.place_BS = self.real_BS[rows_R], self.place_BS[rows_R]
         self.slots = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.slots.items()}
         self.fixed = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.fixed.items()}
+
+    @property
+    def nbytes(self) -> int:
+        return bytes_of(self.slots, self.fixed)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from scops.core.session import OutOfPages
-from scops.nn.cache import Pair, attend_in_pages, behind
+from scops.nn.cache import Pair, attend_in_pages, behind, bytes_of
 from scops.ops.attention import Visible
 
 
@@ -219,6 +219,10 @@ class PagedCache:
         self.rows = rows
         self.fixed = {slot: (k[rows_R], v[rows_R]) for slot, (k, v) in self.fixed.items()}
         self._told()
+
+    @property
+    def nbytes(self) -> int:
+        return bytes_of(self.pool.slots, self.fixed)
 
     def release(self) -> None:
         """Every row gives its pages back, the last first, so that a beginning outlives what follows it."""

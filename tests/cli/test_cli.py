@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import scops
 from scops.cli.app import app, main
+from scops.cli.cost import plain
 from tests import tiny
 from tests.data.test_documents import pdf
 from tests.films import film
@@ -18,6 +19,7 @@ from tests.films import film
 VERBS = {
     "ls": {"--json"},
     "info": {"--figure", "--json"},
+    "cost": {"--image", "--video", "--pages", "--text", "--max-tokens", "--dtype", "--quantise", "--tokenizer", "--json"},
     "chat": {"--system", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed",
              "--stop", "--dtype", "--device", "--quantise", "--json"},
     "train": set(),
@@ -206,6 +208,43 @@ def test_info_draws_a_figure(say, owl: Path, tmp_path: Path) -> None:
     assert json.loads(said.out) == {"name": owl.name, "figure": str(tmp_path / "owl.svg")}
     assert (tmp_path / "owl.svg").read_text("utf-8").startswith("<svg ")
     assert "name it owl.svg" in say("info", owl, "--figure", tmp_path / "owl.png").err
+
+
+def test_cost_tells_what_a_question_takes(say, owl: Path, picture: Path) -> None:
+    asked = ["--image", "90x40", "--image", picture, "--text", "what is this?", "--max-tokens", 9]
+    found = json.loads(say("cost", owl, *asked, "--json").out)
+    cost = scops.cost(owl, images=["90x40", str(picture)], text="what is this?", max_tokens=9)
+    assert found == json.loads(json.dumps(plain(cost)))
+    assert found["prompt"]["tokens"] == cost.prompt.tokens
+    assert [medium["tokens"] for medium in found["prompt"]["media"]] == [4, 4]
+    assert found["flops"]["prefill"] == sum(found["flops"][name] for name in ("encode", "connect", "read"))
+    assert found["flops"]["reply"] == cost.flops.reply(9)
+    assert found["bytes"]["peak"] == cost.bytes.peak
+    assert found["fits"]
+    shown = say("cost", owl, *asked).out
+    for words in ("image 1 90x40", "1 picture x 4", f"image 2 {picture}", "image.encoder", "keys and values", "FLOPs"):
+        assert words in shown
+    assert "at hand" not in shown
+
+
+def test_cost_says_how_a_picture_is_cut_and_what_does_not_fit(say, tmp_path: Path) -> None:
+    folder = tiny.ureader().save(tmp_path / "reader")
+    (folder / "tokenizer.json").unlink()
+    shown = say("cost", folder, "--image", "300x900", "--text", 500).out
+    assert "3x1: 1 whole picture x 4 + 3 tiles x 4" in shown
+    assert "This does not fit: " in shown
+    assert "No tokenizer is at hand" in shown
+    wider = say("cost", folder, "abstractor.queries=7", "--image", "300x900").out
+    assert "3x1: 1 whole picture x 8 + 3 tiles x 8" in wider
+
+
+def test_cost_counts_beside_the_sequence_and_frames(say, tmp_path: Path) -> None:
+    folder = tiny.owl3().save(tmp_path / "owl3")
+    shown = say("cost", folder, "--video", "2@4", "--pages", 1).out
+    assert "video 1 2 s at 4 a second" in shown
+    assert "2 frames x 4" in shown
+    assert "beside the sequence" in shown
+    assert "neither a length (SECONDS or SECONDS@FPS" in say("cost", folder, "--video", "soon").err
 
 
 def test_chat_answers_about_a_picture(say, owl: Path, picture: Path) -> None:

@@ -17,7 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import scops.data.image
 from scops.core.layout import Pixels
 from scops.data.errors import MediaError
-from scops.data.image import decode, digest, measure, prepare
+from scops.data.image import Sized, decode, digest, measure, prepare
 
 CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 
@@ -302,3 +302,12 @@ def test_media_errors_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(MediaError("row 3 (a.png): missing")))
     assert isinstance(error, ValueError)
     assert str(error) == "row 3 (a.png): missing"
+
+
+def test_a_size_stands_for_a_picture_and_holds_no_pixels() -> None:
+    assert measure(Sized(30, 40)) == (30, 40)
+    for size, says in ((Sized(0, 4), "has no pixels"), (Sized(99_999, 99_999), "over the limit")):
+        with pytest.raises(MediaError, match=f"row 3.*{says}"):
+            measure(size, "row 3")
+    with pytest.raises(MediaError, match="a picture is a path, bytes or a data URL"):
+        decode(Sized(30, 40))

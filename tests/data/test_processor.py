@@ -15,7 +15,7 @@ from scops.core.batch import Span
 from scops.core.layout import WHOLE, Cut, Layout, MediaLayout, Piece, Pixels, Role, Slot, Special, Template, Written
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.collate import pad
-from scops.data.errors import MediaError, NothingToLearn, TooLong
+from scops.data.errors import BadSample, MediaError, NothingToLearn, TooLong
 from scops.data.image import digest
 from scops.data.processor import Processor
 from tests.data.vocabularies import TOKENIZERS, chatml, metaspace
@@ -284,6 +284,13 @@ def test_nothing_to_learn_is_said() -> None:
     for turns in (chat("a"), chat("a", "b", learn=False)):
         with pytest.raises(NothingToLearn, match=r"row 5: none of .* turns: user"):
             processor()(Sample(turns, "row 5"))
+
+
+def test_a_prompt_of_nothing_is_refused() -> None:
+    bare = Template(dict.fromkeys(("system", "user", "assistant"), Role()))
+    for reply in (True, False):
+        with pytest.raises(BadSample, match="row 6: "):
+            processor(bare)(Sample((Turn("user", (Text(""),)),), "row 6"), reply=reply)
 
 
 def test_wrong_use_is_refused() -> None:

@@ -20,10 +20,10 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}  # meta tensors have no address
         for tensor in _tensors(made):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() in given or id(storage) in self.alive:
+            if storage._cdata in given or id(storage) in self.alive:
                 continue  # a view, or written in place
             self.alive[id(storage)] = storage.nbytes()
             weakref.finalize(storage, self._gone, id(storage))
