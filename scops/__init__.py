@@ -3,20 +3,21 @@
     model = scops.load("owl-tiny")
     model.chat("What is this?", images=["owl.png"])
 
-Importing scops imports nothing heavy; `load`, `create` and `Model` come when they are first asked for.
+Importing scops imports nothing heavy; `load`, `create`, `compose` and `Model` come when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scops.model import Model, create, load
+    from scops.model import Model, compose, create, load
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "create", "load"]
+__all__ = ["Model", "__version__", "compose", "create", "load"]
+LATER = ("Model", "compose", "create", "load")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Model", "create", "load"):
+    if name not in LATER:
         raise AttributeError(f"module 'scops' has no attribute {name!r}")
     from importlib import import_module
 
@@ -24,4 +25,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "Model", "create", "load"]
+    return [*globals(), *LATER]

@@ -7,29 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
 from scops.connectors.abstractor import AbstractorSpec
 from scops.connectors.h_reducer import HReducerSpec
-from scops.core.layout import Each, Layout, MediaLayout, Slot
+from scops.connectors.own import OwnSpec
+from scops.connectors.qformer import QFormerSpec
+from scops.core.layout import Each, Layout, MediaLayout, Slot, Written
+from scops.core.names import nearest
 from scops.core.stage import Stage
 from scops.data.tiling import AnchorFit
+from scops.encoders.eva import EvaSpec
+from scops.encoders.siglip import SiglipSpec
 from scops.encoders.vit import VitSpec
+from scops.language.bloom import BloomSpec
 from scops.language.llama import LlamaSpec
 from scops.models.decoder import MediaInput, MultimodalDecoder
-from scops.systems import Origin, Origins, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
-from scops.systems.composed_parts import (
-    MADE,
-    BesideTheText,
-    Body,
-    Bridge,
-    ByModality,
-    Eyes,
-    InTheText,
-    LiteSpec,
-    MlpSpec,
-)
-from scops.systems.llama import SMOLLM2_135M
-from scops.systems.owl_small import TEMPLATE
+from scops.systems import Origin, Origins, Published, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
+from scops.systems.composing import offered
+from scops.systems.composing.connectors import BRIDGES, Bridge, MlpSpec
+from scops.systems.composing.encoders import EYES, ROLE, Eyes, GridVitSpec, LiteSpec
+from scops.systems.composing.fusions import BODIES, BesideTheText, Body, ByModality, InTheText
+from scops.systems.llama import SMOLLM2_135M, TEMPLATES
 
 TITLE = "Encoders, connectors, fusions and language models put together freely"
 PAPER = "arXiv 2304.14178, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
@@ -39,28 +36,34 @@ PAPER = "arXiv 2304.14178, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
 class Spec:
     """Args:
     grids: (rows, columns) that large pictures are cut into, the whole picture before them; none for one view.
+    template: how turns are written, a key of scops.systems.llama.TEMPLATES.
     """
 
-    encoder: LiteSpec | VitSpec
-    connector: AbstractorSpec | HReducerSpec | MlpSpec
+    encoder: LiteSpec | VitSpec | SiglipSpec | EvaSpec | GridVitSpec
+    connector: AbstractorSpec | HReducerSpec | MlpSpec | QFormerSpec | OwnSpec
     fusion: InTheText | ByModality | BesideTheText
-    language: LlamaSpec
+    language: LlamaSpec | BloomSpec
     grids: tuple[tuple[int, int], ...] = ()
+    template: str = "chatml"
+
+
+in_full = offered.in_full
 
 
 def eyes_of(spec: Spec) -> Eyes:
-    return MADE[type(spec.encoder)](spec.encoder)
+    return EYES[type(spec.encoder)](spec.encoder)
 
 
 def bridge_of(spec: Spec) -> Bridge:
-    return MADE[type(spec.connector)](spec.connector, eyes_of(spec), spec.language.dim)
+    return BRIDGES[type(spec.connector)](spec.connector, eyes_of(spec).features, spec.language.dim)
 
 
 def body_of(spec: Spec) -> Body:
-    return MADE[type(spec.fusion)](spec.fusion, spec.language)
+    return BODIES[type(spec.fusion)](spec.fusion, spec.language)
 
 
 def build(spec: Spec) -> MultimodalDecoder:
+    """Raises ValueError: parts that do not go together, with the reason."""
     eyes, bridge, body = eyes_of(spec), bridge_of(spec), body_of(spec)
     return MultimodalDecoder(body.build(), image=MediaInput(eyes.build(), bridge.build(), body.placement))
 
@@ -89,14 +92,25 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     return None
 
 
+def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
+    """The encoder and the language model as others publish them."""
+    return {ROLE: eyes_of(spec).published, "language": (Published(body_of(spec).keys),)}
+
+
 # How read -------------------------------------------------------------------------------------------------------------
 
 
 def layout(spec: Spec) -> Layout:
     eyes, tokens, mark = eyes_of(spec), bridge_of(spec).tokens, body_of(spec).mark
+    if spec.template not in TEMPLATES:
+        raise ValueError(f"there is no template {spec.template!r}{nearest(spec.template, TEMPLATES)}")
+    roles = TEMPLATES[spec.template].roles
+    template = replace(
+        TEMPLATES[spec.template], roles={**roles, "user": replace(roles["user"], between=(Written("\n"),))}
+    )
     cut = AnchorFit(eyes.pixels.height, spec.grids) if spec.grids else None
     arrange = Each(Slot("image", 0 if mark else tokens, written=mark))
-    return Layout(TEMPLATE, {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
+    return Layout(template, {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------
@@ -119,6 +133,22 @@ def recipe(*stages: Stage, lr: float) -> tuple[Stage, ...]:
     return (*(short(one, steps=80, lr=1e-3) for one in stages[:-1]), short(stages[-1], steps=80, lr=lr))
 
 
+def two_stages(*added: str) -> tuple[Stage, ...]:
+    """First what is new learns, then it and the language model.
+
+    Args:
+        added: globs of what the fusion adds to the language model.
+    """
+    source = "numbers of LLaVA-1.5 (arXiv 2310.03744, appendix A); what the fusion adds learns with the connector"
+    return (
+        Stage("align", train=("image.connector", *added), data=("pairs",), steps=2_180, batch=256, lr=1e-3, warmup=65,
+              source=source),
+        Stage("instruct", train=("image.connector", "language"), data=("instructions",), steps=5_197, batch=128, lr=2e-5,
+              warmup=156, source=source),
+    )  # fmt: skip
+
+
+GATES, PICTURES = "language.blocks.*.attn.gate", "language.blocks.*.attn.pictures"
 STAGES = {
     "owl1-smol": recipe(*mplug_owl.STAGES["abstract"], lr=1e-3),
     "owl2-smol": recipe(*mplug_owl2.STAGES["paper"], lr=2e-4),
@@ -126,16 +156,32 @@ STAGES = {
     "owl3-fused-smol": recipe(*mplug_owl3.STAGES["mplug-owl3-7b-241101"][::2], lr=2e-4),
     "ureader-smol": recipe(*ureader.STAGES["ureader-7b"], lr=1e-3),
     "docowl-smol": recipe(*docowl15.STAGES["docowl1.5"], lr=2e-4),
+    "inline": two_stages(),
+    "modality_adaptive": two_stages(*mplug_owl2.MEDIA_EXPERTS),
+    "hyper_attention": two_stages(PICTURES, GATES),
+    "hyper_attention_fused": two_stages(PICTURES),
 }
+
+
+def recipe_of(spec: Spec) -> str:
+    """Of the fusion."""
+    return body_of(spec).recipe
 
 
 # Where default weights come from --------------------------------------------------------------------------------------
 
 
 def origins(size: str) -> Origins:
-    body = body_of(SIZES[size])
-    weights = (
-        Origin("efficientnet-lite0", EFFICIENTNET, "image.encoder."),
-        Origin("smollm2-135m", body.keys, "language."),
-    )
-    return Origins(weights, tokenizer="smollm2-135m", fresh=("image.connector", *body.fresh))
+    return origins_of(SIZES[size])
+
+
+def origins_of(spec: Spec) -> Origins:
+    """What registries carry; the connector and what the fusion adds are fresh, and the rest must be said."""
+    eyes, body = eyes_of(spec), body_of(spec)
+    smol = spec.language == SMOLLM2_135M
+    carried = (*eyes.carried, *((Origin("smollm2-135m", body.keys, "language."),) if smol else ()))
+    here = {one.under.rstrip(".") for one in carried}
+    return Origins(
+        carried, tokenizer="smollm2-135m" if smol else None, fresh=("image.connector", *body.fresh),
+        elsewhere=tuple(part for part in (ROLE, "language") if part not in here),
+    )  # fmt: skip
