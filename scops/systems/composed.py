@@ -10,8 +10,9 @@ from typing import Any
 from scops.connectors.abstractor import AbstractorSpec
 from scops.connectors.h_reducer import HReducerSpec
 from scops.connectors.own import OwnSpec
+from scops.connectors.perceiver import PerceiverSpec
 from scops.connectors.qformer import QFormerSpec
-from scops.core.layout import Each, Layout, MediaLayout, Slot, Written
+from scops.core.layout import Each, Layout, MediaLayout, Slot
 from scops.core.names import nearest
 from scops.core.stage import Stage
 from scops.data.tiling import AnchorFit
@@ -19,30 +20,35 @@ from scops.encoders.eva import EvaSpec
 from scops.encoders.siglip import SiglipSpec
 from scops.encoders.vit import VitSpec
 from scops.language.bloom import BloomSpec
+from scops.language.gated import GatedSpec
+from scops.language.gpt_neox import GptNeoxSpec
 from scops.language.llama import LlamaSpec
+from scops.language.mpt import MptSpec
+from scops.language.opt import OptSpec
 from scops.models.decoder import MediaInput, MultimodalDecoder
 from scops.systems import Origin, Origins, Published, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
 from scops.systems.composing import offered
 from scops.systems.composing.connectors import BRIDGES, Bridge, MlpSpec
 from scops.systems.composing.encoders import EYES, ROLE, Eyes, GridVitSpec, LiteSpec
-from scops.systems.composing.fusions import BODIES, BesideTheText, Body, ByModality, InTheText
-from scops.systems.llama import SMOLLM2_135M, TEMPLATES
+from scops.systems.composing.fusions import BODIES, SPEECH, BesideTheText, Body, ByModality, InTheText, Speech
+from scops.systems.composing.templates import TEMPLATES
+from scops.systems.llama import SMOLLM2_135M
 
 TITLE = "Encoders, connectors, fusions and language models put together freely"
-PAPER = "arXiv 2304.14178, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
+PAPER = "arXiv 2204.14198, 2304.14178, 2310.03744, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
 
 
 @dataclass(frozen=True)
 class Spec:
     """Args:
     grids: (rows, columns) that large pictures are cut into, the whole picture before them; none for one view.
-    template: how turns are written, a key of scops.systems.llama.TEMPLATES.
+    template: how turns are written, a key of TEMPLATES.
     """
 
     encoder: LiteSpec | VitSpec | SiglipSpec | EvaSpec | GridVitSpec
-    connector: AbstractorSpec | HReducerSpec | MlpSpec | QFormerSpec | OwnSpec
-    fusion: InTheText | ByModality | BesideTheText
-    language: LlamaSpec | BloomSpec
+    connector: AbstractorSpec | HReducerSpec | MlpSpec | QFormerSpec | PerceiverSpec | OwnSpec
+    fusion: InTheText | ByModality | BesideTheText | GatedSpec
+    language: LlamaSpec | BloomSpec | OptSpec | GptNeoxSpec | MptSpec
     grids: tuple[tuple[int, int], ...] = ()
     template: str = "chatml"
 
@@ -55,11 +61,15 @@ def eyes_of(spec: Spec) -> Eyes:
 
 
 def bridge_of(spec: Spec) -> Bridge:
-    return BRIDGES[type(spec.connector)](spec.connector, eyes_of(spec).features, spec.language.dim)
+    return BRIDGES[type(spec.connector)](spec.connector, eyes_of(spec).features, speech_of(spec).width)
+
+
+def speech_of(spec: Spec) -> Speech:
+    return SPEECH[type(spec.language)](spec.language)
 
 
 def body_of(spec: Spec) -> Body:
-    return BODIES[type(spec.fusion)](spec.fusion, spec.language)
+    return BODIES[type(spec.fusion)](spec.fusion, spec.language, speech_of(spec))
 
 
 def build(spec: Spec) -> MultimodalDecoder:
@@ -94,7 +104,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 
 def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
     """The encoder and the language model as others publish them."""
-    return {ROLE: eyes_of(spec).published, "language": (Published(body_of(spec).keys),)}
+    return {ROLE: eyes_of(spec).published, "language": tuple(map(Published, body_of(spec).keys))}
 
 
 # How read -------------------------------------------------------------------------------------------------------------
@@ -104,13 +114,9 @@ def layout(spec: Spec) -> Layout:
     eyes, tokens, mark = eyes_of(spec), bridge_of(spec).tokens, body_of(spec).mark
     if spec.template not in TEMPLATES:
         raise ValueError(f"there is no template {spec.template!r}{nearest(spec.template, TEMPLATES)}")
-    roles = TEMPLATES[spec.template].roles
-    template = replace(
-        TEMPLATES[spec.template], roles={**roles, "user": replace(roles["user"], between=(Written("\n"),))}
-    )
     cut = AnchorFit(eyes.pixels.height, spec.grids) if spec.grids else None
     arrange = Each(Slot("image", 0 if mark else tokens, written=mark))
-    return Layout(template, {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
+    return Layout(TEMPLATES[spec.template], {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------
@@ -160,6 +166,7 @@ STAGES = {
     "modality_adaptive": two_stages(*mplug_owl2.MEDIA_EXPERTS),
     "hyper_attention": two_stages(PICTURES, GATES),
     "hyper_attention_fused": two_stages(PICTURES),
+    "gated_cross_attention": two_stages("language.blocks.*.gated_attn", "language.blocks.*.gated_mlp"),
 }
 
 
@@ -179,7 +186,7 @@ def origins_of(spec: Spec) -> Origins:
     """What registries carry; the connector and what the fusion adds are fresh, and the rest must be said."""
     eyes, body = eyes_of(spec), body_of(spec)
     smol = spec.language == SMOLLM2_135M
-    carried = (*eyes.carried, *((Origin("smollm2-135m", body.keys, "language."),) if smol else ()))
+    carried = (*eyes.carried, *((Origin("smollm2-135m", body.keys[0], "language."),) if smol else ()))
     here = {one.under.rstrip(".") for one in carried}
     return Origins(
         carried, tokenizer="smollm2-135m" if smol else None, fresh=("image.connector", *body.fresh),

@@ -13,6 +13,8 @@ from scops.connectors.h_reducer import HReducer, HReducerSpec
 from scops.connectors.h_reducer import tokens_for as h_reducer_tokens
 from scops.connectors.own import Features, OwnSpec, own_connector
 from scops.connectors.own import tokens_for as own_tokens
+from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
+from scops.connectors.perceiver import tokens_for as perceiver_tokens
 from scops.connectors.qformer import QFormerConnector, QFormerSpec
 from scops.connectors.qformer import tokens_for as qformer_tokens
 from scops.core.batch import Tiles
@@ -40,6 +42,17 @@ class Bridge:
     tokens: int
 
 
+class Projected(Tiled):
+    """project(connector(features))."""
+
+    def __init__(self, connector: nn.Module, project: nn.Module):
+        super().__init__()
+        self.connector, self.project = connector, project
+
+    def forward(self, features_MPD: Tensor, tiles: Tiles) -> Tensor:
+        return self.project(run_tiled(self.connector, features_MPD, tiles))
+
+
 class Joined(Tiled):
     """connector(join(features)).
 
@@ -59,6 +72,10 @@ class Joined(Tiled):
 def join(features: Features, dim: int) -> nn.Module:
     """Features `dim` wide that know where they stand."""
     return nn.Linear(features.width, dim) if features.placed else PlacedGrid(features.width, dim)
+
+
+def join_where_needed(features: Features, dim: int) -> nn.Module:
+    return nn.Identity() if features.placed and features.width == dim else join(features, dim)
 
 
 def abstractor(spec: AbstractorSpec, features: Features, out: int) -> Bridge:
@@ -96,12 +113,23 @@ def qformer(spec: QFormerSpec, features: Features, out: int) -> Bridge:
             f"a Q-Former that reads words (vocab {spec.vocab}) needs a layout that brings them, as InstructBLIP's does; "
             "in a composed system its vocab is 0"
         )
-    own = features.placed and features.width == spec.width
+    return Bridge(
+        lambda: Joined(join_where_needed(features, spec.width), QFormerConnector(spec, out)), qformer_tokens(spec)
+    )
+
+
+def perceiver(spec: PerceiverSpec, features: Features, out: int) -> Bridge:
+    if spec.first > features.first or spec.items:
+        raise ValueError(
+            f"a resampler that leaves away {spec.first} features and numbers {spec.items} items does not go with an encoder of "
+            f"{features.first} class tokens and pictures without numbers; first is {features.first} at most, and items 0"
+        )
 
     def build() -> nn.Module:
-        return Joined(nn.Identity() if own else join(features, spec.width), QFormerConnector(spec, out))
+        resampler = Projected(PerceiverResampler(spec), IntoWords(spec.dim, out))
+        return Joined(join_where_needed(features, spec.dim), resampler)
 
-    return Bridge(build, qformer_tokens(spec))
+    return Bridge(build, perceiver_tokens(spec))
 
 
 def own(spec: OwnSpec, features: Features, out: int) -> Bridge:
@@ -109,5 +137,6 @@ def own(spec: OwnSpec, features: Features, out: int) -> Bridge:
 
 
 BRIDGES: Mapping[type, Callable[..., Bridge]] = {
-    AbstractorSpec: abstractor, HReducerSpec: h_reducer, MlpSpec: mlp, QFormerSpec: qformer, OwnSpec: own,
+    AbstractorSpec: abstractor, HReducerSpec: h_reducer, MlpSpec: mlp, QFormerSpec: qformer,
+    PerceiverSpec: perceiver, OwnSpec: own,
 }  # fmt: skip

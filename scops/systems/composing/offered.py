@@ -7,12 +7,17 @@ from typing import Any
 from scops.connectors.abstractor import AbstractorSpec
 from scops.connectors.h_reducer import HReducerSpec
 from scops.connectors.own import OwnSpec
+from scops.connectors.perceiver import PerceiverSpec
 from scops.connectors.qformer import QFormerSpec
 from scops.core.names import nearest
 from scops.encoders.eva import EvaSpec
 from scops.encoders.siglip import SiglipSpec
 from scops.encoders.vit import VitSpec
 from scops.language.bloom import BloomSpec
+from scops.language.gated import GatedSpec
+from scops.language.gpt_neox import GptNeoxSpec
+from scops.language.mpt import MptSpec
+from scops.language.opt import OptSpec
 from scops.systems import KIND, changed, llama, spec_to_json
 from scops.systems.composing.connectors import MlpSpec
 from scops.systems.composing.encoders import GridVitSpec, LiteSpec
@@ -24,13 +29,20 @@ ENCODERS = {
 }  # fmt: skip
 CONNECTORS = {
     "linear": MlpSpec(), "mlp": MlpSpec(hidden=None), "abstractor": AbstractorSpec(), "h_reducer": HReducerSpec(),
-    "qformer": QFormerSpec(),
+    "qformer": QFormerSpec(), "perceiver": PerceiverSpec(),
 }  # fmt: skip
-FUSIONS = {"inline": InTheText(), "modality_adaptive": ByModality(), "hyper_attention": BesideTheText()}
+FUSIONS = {
+    "inline": InTheText(), "modality_adaptive": ByModality(), "hyper_attention": BesideTheText(),
+    "gated_cross_attention": GatedSpec(),
+}  # fmt: skip
 TONGUES = {
     "smollm2-135m": (llama.SMOLLM2_135M, "chatml"),
     **{name: (size.language, size.template) for name, size in llama.SIZES.items()},
     "bloomz-7b": (BloomSpec(), "plain"),
+    "opt-2.7b": (OptSpec(), "opt"),
+    "opt-6.7b": (OptSpec(dim=4096, hidden=16384), "opt"),
+    "redpajama-3b": (GptNeoxSpec(), "endoftext"),
+    "mpt-7b": (MptSpec(), "endoftext"),
 }
 """With how its tokenizer lets turns be written."""
 OFFERED: Mapping[str, Mapping[str, Any]] = {
