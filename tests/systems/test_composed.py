@@ -58,6 +58,7 @@ LANGUAGES = {
     "redpajama-3b": {"hidden": 36, "rotary": 0.5},
     "mpt-7b": {"times": 2},
 }
+PAGE = Path(__file__).parents[2] / "docs" / "systems" / "composed.md"
 SMALL = {"dim": 24, "layers": 3, "heads": 4, "vocab": 307}
 NEED_LLAMA = ("modality_adaptive", "hyper_attention", "hyper_attention fused")
 Four = tuple[str, str, str, str]
@@ -145,6 +146,20 @@ def test_every_combination_makes_what_its_layout_promises() -> None:
             tokens_MQD = run_tiled(connector, features_MPD, Tiles.of([(WHOLE,)] * 2))
         assert features_MPD.shape == (2, features.count, features.width), four
         assert tokens_MQD.shape == (2, composed.bridge_of(spec).tokens, system.language.embed.embedding_dim), four
+
+
+SMALLEST = {"encoder": "efficientnet-lite0", "connector": "linear", "fusion": "inline", "language": "smollm2-135m"}
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part, offered in OFFERED.items() for name in offered])
+def test_every_offered_part_stands_in_a_system_at_its_published_size(part: str, name: str) -> None:
+    encoder = {"encoder": "clip"} if part == "connector" else {}  # whose grid an H-Reducer divides
+    *_, spec = spec_for("composed", SMALLEST | encoder | {part: name})
+    system, layout = outline("composed", spec), composed.layout(spec)
+    assert layout.media["image"].tokens == (0 if composed.body_of(spec).mark else composed.bridge_of(spec).tokens)
+    stages = composed.STAGES[composed.recipe_of(spec)]
+    assert all(enter(system, stage) for stage in stages)
+    assert f"`{name}`" in PAGE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "smollm2-135m"])
