@@ -93,11 +93,11 @@ def create(
             {"image.encoder": "clip", "language": False}.
     """
     system, size, spec = spec_for(name, overrides or {})
-    module_file, label = module_of(system), size if not overrides else f"{size} with changes"
+    module_file, label = module_of(system), size if not overrides else f"{name} with changes"
     chosen = hasattr(module_file, "origins_of")
     origins: Origins = module_file.origins_of(spec) if chosen else module_file.origins(size)
     said = {} if isinstance(pretrained, bool) else {part: at for part, at in pretrained.items() if at is not True}
-    folders = {part: Path(at).expanduser() for part, at in said.items() if at is not False}
+    folders = {part: Path(at).expanduser() for part, at in said.items() if not isinstance(at, bool)}
     if tokenizer is None and "language" in folders:
         tokenizer = Tokenizer.from_folder(folders["language"])
     tokenizer = tokenizer or _packaged_tokenizer(origins, label)
@@ -117,15 +117,15 @@ def create(
     return _model(system, spec, module, tokenizer, f"{label}, fresh {', '.join(fresh) or 'nothing'}")
 
 
-def reading(name: str | Path) -> tuple[Any, Tokenizer]:
+def reading(name: str | Path, trust: Sequence[str] = ()) -> tuple[Any, Tokenizer]:
     """(layout, tokenizer) of what `load` takes, without any weights: what data is looked at with."""
     path = Path(name).expanduser()
     if path.is_dir() and parts.is_parts(path):
-        said = Parts.read(path)
+        said = Parts.read(path, trust)
         return module_of(said.system).layout(said.spec), said.open_tokenizer()
     if path.is_dir():
         path = finished(path)
-        config, tokenizer = read_config(path), Tokenizer.from_folder(path)
+        config, tokenizer = read_config(path, trust), Tokenizer.from_folder(path)
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
         return recorded_layout(path, module_of(config.system).layout(spec)), tokenizer
     system, size = find(str(name))

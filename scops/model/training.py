@@ -45,11 +45,11 @@ def start(run: Run) -> Result:
 
 def build(run: Run) -> Model:
     """The system before its first step: `init` if there is one, else the system's own parts."""
-    system, size = find(run.system)
+    system, _ = find(run.system)
     overrides = overrides_of(run)
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
-        return create(size, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
+        return create(run.system, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
     if overrides or run.tokenizer:
         raise ValueError(
             f"init {run.init} brings its own sizes and tokenizer; leave out system_overrides and tokenizer"

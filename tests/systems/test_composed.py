@@ -224,9 +224,9 @@ def test_the_stages_of_a_fusion_train_what_it_adds(fusion: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_cached_sessions_of_cut_pictures_equal_recompute(fusion: str) -> None:
-    model = made("clip", "mlp", fusion, changes={"grids": ((1, 1), (1, 2), (2, 2))})
+@pytest.mark.parametrize(("fusion", "language"), sorted({four[2:] for four in EVERY}))
+def test_cached_sessions_of_cut_pictures_equal_recompute(fusion: str, language: str) -> None:
+    model = made("clip", "mlp", fusion, language, changes={"grids": ((1, 1), (1, 2), (2, 2))})
     prompts = [Sample(asked(model, n, "a b c"[: 2 * n + 1]).turns[:1]) for n in (0, 1, 3)]
     examples = [model.processor(prompt, reply=True) for prompt in prompts]
     assert [len(one.media.get("image", ())) for one in examples] == [0, 5, 15]
@@ -235,6 +235,22 @@ def test_cached_sessions_of_cut_pictures_equal_recompute(fusion: str) -> None:
     assert close(fast.logits_BV, slow.logits_BV)
     for ids_B in torch.randint(1, 300, (3, 3)):
         assert close(fast.step(ids_B), slow.step(ids_B))
+
+
+@pytest.mark.parametrize("size", ["owl1-smol", "owl2-smol", "docowl-smol"])
+def test_an_encoder_learns_where_a_recipe_says_so_and_nowhere_else(size: str) -> None:
+    fusion = "inline" if size == "owl1-smol" else "modality_adaptive"
+    model = made("efficientnet-lite0", "linear", fusion)
+    rows = pad([model.processor(asked(model, n, "what is this?")) for n in (1, 2)], pad_id=0)
+    blind, seeing = composed.STAGES[size][0], composed.STAGES[f"{size}-eyes"][0]
+    assert seeing.lr_of == {"image.encoder": seeing.lr / 10}
+    assert blind == replace(seeing, train=tuple(one for one in seeing.train if one != "image.encoder"), lr_of={})
+    for part in model.module.image.encoder.modules():  # so that something of the picture reaches the end
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
+    learnt = {name for name, _ in model.module.named_parameters() if name.startswith("image.encoder.")}
+    assert not {path for path in two_steps(model.module, blind, rows) if path.startswith("image.encoder.")}
+    assert two_steps(model.module, seeing, rows) >= learnt
 
 
 def test_sizes_name_their_published_stages() -> None:
