@@ -159,11 +159,11 @@ ROWS = (
     Row("llava", "LLaVA 1.0 / 1.5", "Multimodal language models", seeing("llava")),
     Row("llava-next", "LLaVA-NeXT", "Multimodal language models", seeing("llava_next")),
     Row(
-        "composed", "small members of the families", "Our own default",
+        "composed", "any parts composed; small members of the families", "Our own default",
         {
             BUILT: "systems.test_composed.test_sizes_name_their_published_stages",
             CACHED: "systems.test_composed.test_cached_sessions_of_cut_pictures_equal_recompute",
-            TRAINS: "systems.test_composed.test_every_combination_learns_answers_and_comes_back_from_its_folder",
+            TRAINS: "systems.test_composed.test_every_two_parts_learn_answer_and_come_back_from_their_folder",
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[composed]",
         },
         without=(READS, EQUAL),

@@ -9,13 +9,13 @@ Importing scops imports nothing heavy; what it exports comes when it is first as
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scops.model import Model, create, load
+    from scops.model import Model, compose, create, load
     from scops.model.costs import cost
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "cost", "create", "load"]
+__all__ = ["Model", "__version__", "compose", "cost", "create", "load"]
 
-_HOMES = {"Model": "scops.model", "cost": "scops.model.costs", "create": "scops.model", "load": "scops.model"}
+_HOMES = dict.fromkeys(("Model", "compose", "create", "load"), "scops.model") | {"cost": "scops.model.costs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-GUIDES = sorted(DOCS.glob("*.md"))
+GUIDES = sorted([*DOCS.glob("*.md"), *DOCS.glob("systems/*.md")])
 FRONT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
 PAGES = [*FRONT, *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -60,14 +60,9 @@ def described(name: str) -> dict[str, Any]:
 def spec_of(name: str) -> tuple[str, str | None, Any]:
     """A folder tells its own spec; a name stands in the table."""
     if Path(name).is_dir():
-        from scops.model.folder import read_config
-        from scops.model.parts import Parts, is_parts
+        from scops.model.parts import spec_in
 
-        if is_parts(Path(name)):
-            said = Parts.read(Path(name))
-            return said.system, None, said.spec
-        config = read_config(Path(name))
-        return config.system, config.size, config.spec
+        return spec_in(Path(name))
     system, size = find(name)
     return system, size, module_of(system).SIZES[size]
 

@@ -94,12 +94,12 @@ class Words:
     Args:
         ids_IT: of the connector's own tokenizer, padded on the right.
         real_IT: bool, which of them are no padding.
-        length_I: how many those are, on the host.
+        length_I: how many those are, on the host; () where nobody counted them.
     """
 
     ids_IT: Tensor
     real_IT: Tensor
-    length_I: tuple[int, ...]
+    length_I: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, ids: Sequence[np.ndarray], device: torch.device | str = "cpu") -> "Words":

@@ -74,7 +74,7 @@ def assembled(spec: MptSpec, blocks: list[Block]) -> LanguageModel:
 def block(spec: MptSpec, biases: Alibi) -> Block:
     q, k, v = (Bounded(spec.dim, norm=norm(spec) if name in spec.norms else None, clip=spec.clip) for name in "qkv")
     o = nn.Linear(spec.dim, spec.dim, bias=False)
-    attention = SelfAttention(bias=biases.bias, q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
+    attention = SelfAttention(bias=biases, q=q, k=k, v=v, o=o, head_dim=spec.dim // spec.heads)
     up, down = (
         nn.Linear(*size, bias=False) for size in ((spec.dim, spec.times * spec.dim), (spec.times * spec.dim, spec.dim))
     )

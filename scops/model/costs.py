@@ -26,14 +26,14 @@ from scops.lab.cost import cost as cost_of
 from scops.lab.tokens import HERE
 from scops.model.bridge import adapters_in
 from scops.model.empty import outline
-from scops.model.folder import OWN, read_config, recorded_layout, written_for
+from scops.model.folder import OWN, finished, read_config, recorded_layout, written_for
 from scops.model.model import Model
-from scops.model.opening import AUTO, dtype_of, finished
+from scops.model.opening import AUTO, dtype_of
 from scops.model.parts import Parts, is_parts
 from scops.model.unpacked import tokenizer_of
 from scops.native.quantise import quantise as round_weights
 from scops.native.quantise import roles_of
-from scops.systems import changed, find, module_of
+from scops.systems import changed, module_of, spec_for
 
 SIZE = re.compile(r"(\d+)x(\d+)")
 LENGTH = re.compile(r"(\d+(?:\.\d+)?)s?(?:@(\d+(?:\.\d+)?))?")
@@ -108,10 +108,10 @@ def _planned(name: str | Path | Model, changes: Mapping[str, Any]) -> Planned:
     elif path.is_file():
         raise ValueError(f"{name} is a file, but costs are told of a size (scops ls) or of a model's folder")
     else:
-        system, size = find(str(name))
-        spec, package = module_of(system).SIZES[size], module_of(system).origins(size).tokenizer
+        system, size, spec = spec_for(str(name), changes)
+        package = module_of(system).origins(size).tokenizer
         at_hand = tokenizer_of(package) if package and cached(package) else None
-        plan = Planned(system, spec, module_of(system).layout(spec), at_hand)
+        return Planned(system, spec, module_of(system).layout(spec), at_hand)
     if not changes:
         return plan
     spec = changed(plan.spec, changes)

@@ -18,13 +18,14 @@ from scops.data.resize import RESIZERS
 from scops.data.template import jinja
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
+from scops.model.trust import check_trust
 from scops.native.quantise import roles_of
 from scops.systems import SYSTEMS, module_of, spec_from_json, spec_to_json
 
 CONFIG, PROCESSOR, GENERATION, TEMPLATE = (
     "config.json", "processor_config.json", "generation_config.json", "chat_template.jinja"
 )  # fmt: skip
-OWN = "scops"
+OWN, FINAL = "scops", "final"
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Config:
     quantised: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path, trust: Sequence[str] = ()) -> Config:
     """Ours by its section, the authors' by what the systems recognise.
 
+    Args:
+        trust: packages whose code it may name, as in `check_trust`.
     Raises:
-        ValueError: no config.json, or of a system that is not known.
+        ValueError: no config.json, or of a system that is not known, or it needs code that is not trusted.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -68,7 +71,9 @@ def read_config(folder: Path) -> Config:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if OWN in content:
-        return _own(content[OWN], path)
+        config = _own(content[OWN], path)
+        check_trust(config.spec, trust, str(path))
+        return config
     specs = {system: module_of(system).spec_of(content) for system in SYSTEMS}
     found = {system: spec for system, spec in specs.items() if spec is not None}
     if found:
@@ -116,6 +121,15 @@ def _own(section: Mapping[str, Any], path: Path) -> Config:
     lora = tuple(adapter_group(group) for group in section.get("lora", ()))
     quantised = roles_of(section.get("quantised"))
     return Config(section["system"], size_of(module, spec), spec, section.get("layout", OWN), lora, quantised)
+
+
+def finished(folder: Path) -> Path:
+    """A run's folder stands for the system that it ended with."""
+    if (folder / CONFIG).is_file() or not (folder / "run.yaml").is_file():
+        return folder
+    if (folder / FINAL / CONFIG).is_file():
+        return folder / FINAL
+    raise ValueError(f"{folder} is a run that has not ended yet; go on with it: scops train {folder}")
 
 
 def size_of(module: Any, spec: Any) -> str | None:

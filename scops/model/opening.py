@@ -1,7 +1,7 @@
 """Where models come from: a folder, a GGUF file, a size whose weights registries carry, the hub, or nothing at all."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,18 +16,18 @@ from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, parts, peft
 from scops.model.empty import empty
-from scops.model.folder import OWN, read_config, recorded_layout, written_for
+from scops.model.folder import OWN, finished, read_config, recorded_layout, written_for
 from scops.model.model import Model
-from scops.model.parts import Parts
+from scops.model.parts import Parts, sources_of
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
-from scops.nn.initialise import initialise
-from scops.systems import Origins, changed, find, module_of, spec_from_json
+from scops.nn.initialise import begin
+from scops.systems import Origin, Origins, find, module_of, spec_for, spec_from_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FINAL = "final"
+Pretrained = bool | Mapping[str, str | Path | bool]
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
 
 
@@ -38,6 +38,7 @@ def load(
     device: torch.device | str = "cpu",
     merge: bool = False,
     quantise: str | Mapping[str, str] | None = None,
+    trust: Sequence[str] = (),
 ) -> Model:
     """A model that is ready to talk.
 
@@ -48,21 +49,22 @@ def load(
         device: "auto" is the fastest there is.
         merge: fold adapters into the weights.
         quantise: "int8" or "int4" for the language model, or by role {"language": "int4"}; adapters are merged first.
+        trust: packages outside scops whose connectors the folder may name; without it, naming one is an error.
     Raises:
         ValueError, OSError: saying what was found, what was expected and where.
     """
     roles_of(quantise)
     path = Path(name).expanduser()
     if path.is_dir() and peft.is_adapter(path):
-        model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device), path)
+        model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device, trust=trust), path)
     elif path.is_dir():
-        model = _from_folder(path, dtype, device)
+        model = _from_folder(path, dtype, device, trust)
     elif path.is_file():
         model = _from_file(path, dtype, device)
     elif _is_known(str(name)):
         model = _from_packages(str(name), dtype, device)
     elif HUB_ID.fullmatch(str(name)):
-        model = _from_folder(_from_hub(str(name)), dtype, device)
+        model = _from_folder(_from_hub(str(name)), dtype, device, trust)
         model.origin = f"hub {name}"
     elif len(path.parts) > 1:
         raise ValueError(f"{name} is neither a folder nor a file, and no hub id (owner/name)")
@@ -78,7 +80,7 @@ def create(
     overrides: Mapping[str, Any] | None = None,
     *,
     tokenizer: Tokenizer | None = None,
-    pretrained: bool = True,
+    pretrained: Pretrained = True,
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Model:
@@ -86,33 +88,44 @@ def create(
 
     Args:
         overrides: changes to the size's spec, nested as its fields are: {"language": {"layers": 2}}.
-        tokenizer: instead of the size's own.
-        pretrained: False makes every part fresh.
+        tokenizer: instead of the size's own, or of the language model's folder.
+        pretrained: False makes every part fresh; by part, a file or folder of its published weights, or False:
+            {"image.encoder": "clip", "language": False}.
     """
-    system, size = find(name)
-    module_file = module_of(system)
-    spec = changed(module_file.SIZES[size], overrides or {})
-    origins: Origins = module_file.origins(size)
-    tokenizer = tokenizer or _packaged_tokenizer(origins, size)
-    wanted = torch.float32 if dtype == AUTO else dtype_of(dtype)
-    module = empty(system, spec, tokenizer, wanted)
-    fresh = origins.fresh if pretrained else tuple(part for part, _ in module.named_children())
-    for part in fresh:
-        initialise(module.get_submodule(part).to_empty(device=_device(device)))
-    sources = _sources(origins) if pretrained else []
-    assemble(module, sources, fresh=fresh, device=_device(device))
-    return _model(system, spec, module, tokenizer, f"{size}, fresh {', '.join(fresh) or 'nothing'}")
+    system, size, spec = spec_for(name, overrides or {})
+    module_file, label = module_of(system), size if not overrides else f"{name} with changes"
+    chosen = hasattr(module_file, "origins_of")
+    origins: Origins = module_file.origins_of(spec) if chosen else module_file.origins(size)
+    said = {} if isinstance(pretrained, bool) else {part: at for part, at in pretrained.items() if at is not True}
+    folders = {part: Path(at).expanduser() for part, at in said.items() if not isinstance(at, bool)}
+    if tokenizer is None and "language" in folders:
+        tokenizer = Tokenizer.from_folder(folders["language"])
+    tokenizer = tokenizer or _packaged_tokenizer(origins, label)
+    module = empty(system, spec, tokenizer, torch.float32 if dtype == AUTO else dtype_of(dtype))
+    if pretrained is False:
+        sources, fresh = [], tuple(part for part, _ in module.named_children())
+    else:
+        if missing := [part for part in origins.elsewhere if part not in said]:
+            raise ValueError(
+                f"no registry carries the weights of {' and '.join(missing)}; say where they are, pretrained="
+                f"{{{missing[0]!r}: FOLDER}}, or False in place of a folder for a part that begins anew"
+            )
+        carried = [origin for origin in origins.weights if origin.under.rstrip(".") not in said]
+        sources = [*_sources(carried), *sources_of(system, spec, folders, "pretrained")]
+        fresh = (*origins.fresh, *(part for part in said if part not in folders))
+    _fill(module, sources, device, fresh=fresh)
+    return _model(system, spec, module, tokenizer, f"{label}, fresh {', '.join(fresh) or 'nothing'}")
 
 
-def reading(name: str | Path) -> tuple[Any, Tokenizer]:
+def reading(name: str | Path, trust: Sequence[str] = ()) -> tuple[Any, Tokenizer]:
     """(layout, tokenizer) of what `load` takes, without any weights: what data is looked at with."""
     path = Path(name).expanduser()
     if path.is_dir() and parts.is_parts(path):
-        said = Parts.read(path)
+        said = Parts.read(path, trust)
         return module_of(said.system).layout(said.spec), said.open_tokenizer()
     if path.is_dir():
         path = finished(path)
-        config, tokenizer = read_config(path), Tokenizer.from_folder(path)
+        config, tokenizer = read_config(path, trust), Tokenizer.from_folder(path)
         spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
         return recorded_layout(path, module_of(config.system).layout(spec)), tokenizer
     system, size = find(str(name))
@@ -120,14 +133,16 @@ def reading(name: str | Path) -> tuple[Any, Tokenizer]:
     return module_file.layout(module_file.SIZES[size]), _packaged_tokenizer(module_file.origins(size), size)
 
 
-def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+def _from_folder(
+    folder: Path, dtype: torch.dtype | str, device: torch.device | str, trust: Sequence[str] = ()
+) -> Model:
     if parts.is_parts(folder):
-        return _from_parts(Parts.read(folder), dtype, device)
+        return _from_parts(Parts.read(folder, trust), dtype, device)
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file() and len(ggufs) == 1:
         return _from_file(ggufs[0], dtype, device)
     folder = finished(folder)
-    config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
+    config, tokenizer = read_config(folder, trust), Tokenizer.from_folder(folder)
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
@@ -136,7 +151,7 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     source = Source(reader, keys)
     if keys is not None and hasattr(module_file, "parts"):
         parts.check_whole(folder, source, module_file.parts(spec))
-    assemble(module, [source], device=_device(device))
+    _fill(module, [source], device)
     origin = f"{folder} ({config.layout} layout)"
     model = Model(config.system, spec, module.eval(), tokenizer, layout, origin)
     model.quantised = dict(config.quantised)
@@ -149,20 +164,9 @@ def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | st
     tokenizer, sources = said.open_tokenizer(), said.sources()
     largest = max((source.open() for source in sources), key=len)
     module = empty(said.system, said.spec, tokenizer, dtype_of(dtype, largest), said.lora)
-    for part in said.fresh:
-        initialise(module.get_submodule(part).to_empty(device=_device(device)))
-    assemble(module, sources, fresh=said.fresh, device=_device(device))
+    _fill(module, sources, device, fresh=said.fresh)
     model = _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
     return model if said.adapter is None else peft.put_on(model, said.adapter)
-
-
-def finished(folder: Path) -> Path:
-    """A run's folder stands for the system that it ended with."""
-    if (folder / "config.json").is_file() or not (folder / "run.yaml").is_file():
-        return folder
-    if (folder / FINAL / "config.json").is_file():
-        return folder / FINAL
-    raise ValueError(f"{folder} is a run that has not ended yet; go on with it: scops train {folder}")
 
 
 def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
@@ -177,7 +181,7 @@ def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str)
     module_file, tokenizer = module_of("llama"), Tokenizer(reader.tokenizer(), **reader.special_tokens)
     spec = written_for("llama", spec_from_json(module_file.Spec, {"language": numbers}), tokenizer)
     module = empty("llama", spec, tokenizer, dtype_of(dtype, reader))
-    assemble(module, [Source(reader, module_file.KEYS["transformers"](spec))], device=_device(device))
+    _fill(module, [Source(reader, module_file.KEYS["transformers"](spec))], device)
     return _model("llama", spec, module, tokenizer, str(path))
 
 
@@ -208,12 +212,12 @@ def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | s
             f"them, train them (scops train), or start with scops.create({size!r})"
         )
     tokenizer = _packaged_tokenizer(origins, size)
-    sources, notes = _sources(origins), bridge.read_notes(home) if home else {}
+    sources, notes = _sources(origins.weights), bridge.read_notes(home) if home else {}
     if home:
         sources.append(Source(home / bridge.WEIGHTS))
     wanted = torch.float32 if dtype == AUTO else dtype_of(dtype)
     module = empty(system, spec, tokenizer, wanted, bridge.adapters_of(notes))
-    assemble(module, sources, device=_device(device))
+    _fill(module, sources, device)
     packages = ", ".join(origin.package for origin in origins.weights)
     return _model(
         system, spec, module, tokenizer, f"packages {packages}" + (f" and the bridge {origins.bridge}" if home else "")
@@ -233,8 +237,25 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _sources(origins: Origins) -> list[Source]:
-    return [Source(weights_of(origin.package), origin.keys, origin.under) for origin in origins.weights]
+def _fill(
+    module: nn.Module, sources: Sequence[Source], device: torch.device | str, *, fresh: Sequence[str] = ()
+) -> None:
+    """In place; what is fresh begins anew."""
+    for part in fresh:
+        begin(_part(module, part), _device(device))
+    assemble(module, sources, fresh=fresh, device=_device(device))
+    module.to(_device(device))  # what was made with numbers of its own
+
+
+def _part(module: nn.Module, path: str) -> nn.Module:
+    known = dict(module.named_modules())
+    if path not in known:
+        raise ValueError(f"there is no part {path!r} to begin anew{nearest(path, known)}")
+    return known[path]
+
+
+def _sources(origins: Sequence[Origin]) -> list[Source]:
+    return [Source(weights_of(origin.package), origin.keys, origin.under) for origin in origins]
 
 
 def _packaged_tokenizer(origins: Origins, size: str) -> Tokenizer:

@@ -18,7 +18,9 @@ from scops.core.names import nearest
 from scops.core.stage import Lora
 from scops.data.tokenizer import Tokenizer
 from scops.model.bridge import adapter_group
-from scops.systems import Published, changed, find, module_of
+from scops.model.folder import finished, read_config
+from scops.model.trust import check_trust
+from scops.systems import Published, module_of, spec_for
 
 FILE = "parts.json"
 WHOLE = ""
@@ -50,8 +52,12 @@ class Parts:
     adapter: Path | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> "Parts":
-        """Raises ValueError: naming the entry that is missing or not known."""
+    def read(cls, folder: Path, trust: Sequence[str] = ()) -> "Parts":
+        """Args:
+            trust: packages whose code it may name, as in `check_trust`.
+        Raises:
+            ValueError: naming the entry that is missing or not known.
+        """
         path = folder / FILE
         try:
             said = json.loads(path.read_text("utf-8"))
@@ -63,8 +69,8 @@ class Parts:
         for name in known[:3]:
             if name not in said:
                 raise ValueError(f"{path} has no {name!r}; it needs {', '.join(known[:3])}")
-        system, size = find(said["size"])
-        spec = changed(module_of(system).SIZES[size], said.get("overrides", {}))
+        system, size, spec = spec_for(said["size"], said.get("overrides", {}))
+        check_trust(spec, trust, str(path))
         beside, adapter = (None if said.get(n) is None else folder / said[n] for n in ("qformer_tokenizer", "adapter"))
         return cls(
             folder, system, size, spec, {part: folder / place for part, place in said["weights"].items()},
@@ -88,21 +94,39 @@ class Parts:
         Raises:
             ValueError: a part that the system does not have, or names that none of its layouts knows.
         """
-        module, made, given = module_of(self.system), [], set()
-        own = [Published(keys(self.spec)) for keys in module.KEYS.values()]
-        layouts = {WHOLE: own, **(module.parts(self.spec) if hasattr(module, "parts") else {})}
-        for part in sorted(self.weights):
-            if part not in layouts:
-                raise ValueError(f"{self.home / FILE}: {self.system} has no part {part!r}{nearest(part, layouts)}")
-            source = _opened(self.weights[part], layouts[part], part)
-            mapped = source.open()
-            new = [name for name in mapped.names() if name not in given]
-            if not new:
-                continue
-            wanted = dict.fromkeys(published for name in new for published in mapped.sources[name])
-            given |= {*new}
-            made.append(Source(source.weights, source.keys, part, select=tuple(wanted)))
-        return made
+        return sources_of(self.system, self.spec, self.weights, str(self.home / FILE))
+
+
+def sources_of(system: str, spec: Any, weights: Mapping[str, Path], where: str) -> list[Source]:
+    """As Parts.sources.
+
+    Args:
+        where: what names the weights, for errors.
+    """
+    module, made, given = module_of(system), [], set()
+    own = [Published(keys(spec)) for keys in module.KEYS.values()]
+    layouts = {WHOLE: own, **(module.parts(spec) if hasattr(module, "parts") else {})}
+    for part in sorted(weights):
+        if part not in layouts:
+            raise ValueError(f"{where}: {system} has no part {part!r}{nearest(part, layouts)}")
+        source = _opened(weights[part], layouts[part], part)
+        mapped = source.open()
+        new = [name for name in mapped.names() if name not in given]
+        if not new:
+            continue
+        wanted = dict.fromkeys(published for name in new for published in mapped.sources[name])
+        given |= {*new}
+        made.append(Source(source.weights, source.keys, part, select=tuple(wanted)))
+    return made
+
+
+def spec_in(folder: Path, trust: Sequence[str] = ()) -> tuple[str, str | None, Any]:
+    """(system, size or None, spec) of a model's folder, whole or in parts."""
+    if is_parts(folder):
+        said = Parts.read(folder, trust)
+        return said.system, None, said.spec
+    config = read_config(finished(folder), trust)
+    return config.system, config.size, config.spec
 
 
 def check_whole(folder: Path, source: Source, known: Iterable[str]) -> None:

@@ -15,7 +15,8 @@ from scops.data.readers import open_dataset
 from scops.data.tokenizer import Tokenizer
 from scops.model.model import Model
 from scops.model.opening import create, load
-from scops.systems import find, module_of
+from scops.model.parts import spec_in
+from scops.systems import find, module_of, spec_for
 from scops.train.loop import Result
 from scops.train.loop import train as train_module
 from scops.train.run import Run, Source
@@ -46,14 +47,16 @@ def start(run: Run) -> Result:
 def build(run: Run) -> Model:
     """The system before its first step: `init` if there is one, else the system's own parts."""
     system, size = find(run.system)
+    overrides = overrides_of(run)
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
-        return create(size, run.system_overrides, tokenizer=tokenizer, pretrained=run.pretrained)
-    if run.system_overrides or run.tokenizer:
+        return create(run.system, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
+    if overrides or run.tokenizer:
         raise ValueError(
             f"init {run.init} brings its own sizes and tokenizer; leave out system_overrides and tokenizer"
+            + f", and {' and '.join(run.parts())}" * bool(run.parts())
         )
-    model = load(run.init, dtype=torch.float32)
+    model = load(run.init, dtype=torch.float32, trust=run.trust)
     if model.system != system:
         raise ValueError(f"init {run.init} is a {model.system}, but the run's system {run.system!r} is a {system}")
     if run.system == size:
@@ -73,13 +76,39 @@ def _check_parts(run: Run, spec: Any, named: Any) -> None:
 
 
 def stages_of(run: Run) -> Mapping[str, Stage]:
-    """The stages of the run's recipe; by default the one of the size, else the system's first."""
+    """The stages of the run's recipe; by default the one of the size, else the system's first.
+
+    Of a composed system whose parts the run or its `init` names, that of the fusion.
+    """
     system, size = find(run.system)
-    recipes = module_of(system).STAGES
+    module = module_of(system)
+    recipes = module.STAGES
     name = run.recipe or (size if size in recipes else next(iter(recipes)))
+    if not run.recipe and hasattr(module, "recipe_of"):
+        if run.system == system and run.init and Path(run.init).is_dir():
+            name = module.recipe_of(spec_in(Path(run.init), run.trust)[2])
+        elif run.parts():
+            name = module.recipe_of(spec_for(run.system, overrides_of(run))[2])
     if name not in recipes:
         raise ValueError(f"{system} has no recipe {name!r}{nearest(name, recipes)}")
     return {stage.name: stage for stage in recipes[name]}
+
+
+def overrides_of(run: Run) -> dict[str, Any]:
+    """Changes to the size's spec, the parts that the run names among them.
+
+    Raises:
+        ValueError: parts of a system whose parts are not chosen, or a part that is named twice.
+    """
+    system, _ = find(run.system)
+    parts = run.parts()
+    if parts and not hasattr(module_of(system), "in_full"):
+        raise ValueError(
+            f"{run.system} is made of parts of its own; choose {' and '.join(parts)} with system: composed"
+        )
+    if twice := sorted(parts.keys() & run.system_overrides.keys()):
+        raise ValueError(f"{twice[0]} stands in the run and in its system_overrides; say it once")
+    return {**parts, **run.system_overrides}
 
 
 def _rows(name: str, source: Source) -> Sequence:

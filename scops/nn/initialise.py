@@ -1,5 +1,6 @@
 """How fresh parameters start: weights that keep the size of what passes through them (LeCun et al., Efficient BackProp, 4.6)."""
 
+import torch
 from torch import nn
 
 from scops.nn.gate import TanhGate
@@ -12,6 +13,15 @@ BARE = 0.02
 
 class IntoWords(nn.Linear):
     """A projection whose results stand among word embeddings; they start as small as those."""
+
+
+def begin(part: nn.Module, device: torch.device | str) -> None:
+    """First numbers for what stands on the meta device; a module that was made with numbers of its own keeps them."""
+    if all(tensor.is_meta for tensor in (*part.parameters(), *part.buffers())):
+        initialise(part.to_empty(device=device))
+        return
+    for child in part.children():
+        begin(child, device)
 
 
 def initialise(module: nn.Module) -> None:

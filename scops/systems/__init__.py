@@ -2,6 +2,7 @@
 
 A system's file holds: TITLE and PAPER; `Spec` (how big) and SIZES; `build(spec)`; KEYS (how published); `spec_of(config)` (which
 published config.json is meant); `layout(spec)` (how read); STAGES (how trained); `origins(spec)` (where default weights come from).
+One whose parts are chosen also holds `in_full(overrides)` (offered names in place of kinds), `origins_of(spec)` and `recipe_of(spec)`.
 One that publishes only what it trained also holds `parts(spec)`: by path of a part, how others name that part's weights; and ADDED,
 special tokens that it adds to the language model's tokenizer.
 """
@@ -59,12 +60,14 @@ class Origins:
     Args:
         tokenizer: a package that carries it; None when the run must bring one.
         bridge: a folder in scops/bridges with what was trained between those parts.
+        elsewhere: parts whose published weights no package carries; the caller must say where they are.
     """
 
     weights: tuple[Origin, ...] = ()
     tokenizer: str | None = None
     bridge: str | None = None
     fresh: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 KIND = "kind"
@@ -183,6 +186,15 @@ def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
         name = min(unknown)
         raise ValueError(f"{kind.__module__}.{kind.__name__} has no field {name!r}{nearest(name, hints)}")
     return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+def spec_for(name: str, overrides: Mapping[str, Any]) -> tuple[str, str, Any]:
+    """(system, size, spec) of a system's or a size's name, with changes to its numbers, or other parts where it offers them."""
+    system, size = find(name)
+    module = module_of(system)
+    if hasattr(module, "in_full"):
+        overrides = module.in_full(overrides)
+    return system, size, changed(module.SIZES[size], overrides)
 
 
 def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:

@@ -7,60 +7,73 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
 from scops.connectors.abstractor import AbstractorSpec
 from scops.connectors.h_reducer import HReducerSpec
+from scops.connectors.own import OwnSpec
+from scops.connectors.perceiver import PerceiverSpec
+from scops.connectors.qformer import QFormerSpec
 from scops.core.layout import Each, Layout, MediaLayout, Slot
+from scops.core.names import nearest
 from scops.core.stage import Stage
 from scops.data.tiling import AnchorFit
+from scops.encoders.eva import EvaSpec
+from scops.encoders.siglip import SiglipSpec
 from scops.encoders.vit import VitSpec
+from scops.language.bloom import BloomSpec
+from scops.language.gated import GatedSpec
+from scops.language.gpt_neox import GptNeoxSpec
 from scops.language.llama import LlamaSpec
+from scops.language.mpt import MptSpec
+from scops.language.opt import OptSpec
 from scops.models.decoder import MediaInput, MultimodalDecoder
-from scops.systems import Origin, Origins, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
-from scops.systems.composed_parts import (
-    MADE,
-    BesideTheText,
-    Body,
-    Bridge,
-    ByModality,
-    Eyes,
-    InTheText,
-    LiteSpec,
-    MlpSpec,
-)
+from scops.systems import Origin, Origins, Published, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
+from scops.systems.composing import offered
+from scops.systems.composing.connectors import BRIDGES, Bridge, MlpSpec
+from scops.systems.composing.encoders import EYES, ROLE, Eyes, GridVitSpec, LiteSpec
+from scops.systems.composing.fusions import BODIES, SPEECH, BesideTheText, Body, ByModality, InTheText, Speech
+from scops.systems.composing.templates import TEMPLATES
 from scops.systems.llama import SMOLLM2_135M
-from scops.systems.owl_small import TEMPLATE
 
 TITLE = "Encoders, connectors, fusions and language models put together freely"
-PAPER = "arXiv 2304.14178, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
+PAPER = "arXiv 2204.14198, 2304.14178, 2310.03744, 2310.05126, 2311.04257, 2403.12895, 2408.04840"
 
 
 @dataclass(frozen=True)
 class Spec:
     """Args:
     grids: (rows, columns) that large pictures are cut into, the whole picture before them; none for one view.
+    template: how turns are written, a key of TEMPLATES.
     """
 
-    encoder: LiteSpec | VitSpec
-    connector: AbstractorSpec | HReducerSpec | MlpSpec
-    fusion: InTheText | ByModality | BesideTheText
-    language: LlamaSpec
+    encoder: LiteSpec | VitSpec | SiglipSpec | EvaSpec | GridVitSpec
+    connector: AbstractorSpec | HReducerSpec | MlpSpec | QFormerSpec | PerceiverSpec | OwnSpec
+    fusion: InTheText | ByModality | BesideTheText | GatedSpec
+    language: LlamaSpec | BloomSpec | OptSpec | GptNeoxSpec | MptSpec
     grids: tuple[tuple[int, int], ...] = ()
+    template: str = "chatml"
+
+
+in_full = offered.in_full
 
 
 def eyes_of(spec: Spec) -> Eyes:
-    return MADE[type(spec.encoder)](spec.encoder)
+    return EYES[type(spec.encoder)](spec.encoder)
 
 
 def bridge_of(spec: Spec) -> Bridge:
-    return MADE[type(spec.connector)](spec.connector, eyes_of(spec), spec.language.dim)
+    return BRIDGES[type(spec.connector)](spec.connector, eyes_of(spec).features, speech_of(spec).width)
+
+
+def speech_of(spec: Spec) -> Speech:
+    return SPEECH[type(spec.language)](spec.language)
 
 
 def body_of(spec: Spec) -> Body:
-    return MADE[type(spec.fusion)](spec.fusion, spec.language)
+    return BODIES[type(spec.fusion)](spec.fusion, spec.language, speech_of(spec))
 
 
 def build(spec: Spec) -> MultimodalDecoder:
+    """Raises ValueError: parts that do not go together, with the reason."""
     eyes, bridge, body = eyes_of(spec), bridge_of(spec), body_of(spec)
     return MultimodalDecoder(body.build(), image=MediaInput(eyes.build(), bridge.build(), body.placement))
 
@@ -89,36 +102,70 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     return None
 
 
+def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
+    """The encoder and the language model as others publish them."""
+    return {ROLE: eyes_of(spec).published, "language": tuple(map(Published, body_of(spec).keys))}
+
+
 # How read -------------------------------------------------------------------------------------------------------------
 
 
 def layout(spec: Spec) -> Layout:
     eyes, tokens, mark = eyes_of(spec), bridge_of(spec).tokens, body_of(spec).mark
+    if spec.template not in TEMPLATES:
+        raise ValueError(f"there is no template {spec.template!r}{nearest(spec.template, TEMPLATES)}")
     cut = AnchorFit(eyes.pixels.height, spec.grids) if spec.grids else None
     arrange = Each(Slot("image", 0 if mark else tokens, written=mark))
-    return Layout(TEMPLATE, {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
+    return Layout(TEMPLATES[spec.template], {"image": MediaLayout(eyes.pixels, arrange, cut)}, spec.language.context)
 
 
 # How trained ----------------------------------------------------------------------------------------------------------
 
 
-def short(stage: Stage, *, steps: int, lr: float) -> Stage:
-    """The same stage in a few minutes on a small machine. The encoder does not learn, so that its features can be kept."""
-    learns = tuple(path for path in stage.train if path not in ("image", "image.encoder"))
-    learns += ("image.connector",) * ("image" in stage.train)
+def short(stage: Stage, *, lr: float) -> Stage:
+    """The same stage in a few minutes on a small machine; an encoder that learns does so at a tenth of the rate."""
+    sees = "image" in stage.train or ROLE in stage.train
     return replace(
-        stage, train=learns, data=("names",), steps=steps, batch=16, lr=lr, lr_of={}, min_lr=0.0, warmup=10,
+        stage, data=("names",), steps=80, batch=16, lr=lr, lr_of={ROLE: lr / 10} if sees else {}, min_lr=0.0, warmup=10,
         weight_decay=0.05, source=f"shortened from {stage.source}",
     )  # fmt: skip
 
 
-def recipe(*stages: Stage, lr: float) -> tuple[Stage, ...]:
-    """Args:
-    lr: of the last stage; those before it train little and take more.
+def with_eyes(*stages: Stage, lr: float) -> tuple[Stage, ...]:
+    """The encoder learns where it does as published.
+
+    Args:
+        lr: of the last stage; those before it train little and take more.
     """
-    return (*(short(one, steps=80, lr=1e-3) for one in stages[:-1]), short(stages[-1], steps=80, lr=lr))
+    return (*(short(one, lr=1e-3) for one in stages[:-1]), short(stages[-1], lr=lr))
 
 
+def recipe(*stages: Stage, lr: float) -> tuple[Stage, ...]:
+    """The encoder does not learn, so that its features can be kept."""
+    return tuple(map(_without_eyes, with_eyes(*stages, lr=lr)))
+
+
+def _without_eyes(stage: Stage) -> Stage:
+    learns = tuple(path for path in stage.train if path not in ("image", ROLE))
+    return replace(stage, train=learns + ("image.connector",) * ("image" in stage.train), lr_of={})
+
+
+def two_stages(*added: str) -> tuple[Stage, ...]:
+    """First what is new learns, then it and the language model.
+
+    Args:
+        added: globs of what the fusion adds to the language model.
+    """
+    source = "numbers of LLaVA-1.5 (arXiv 2310.03744, appendix A); what the fusion adds learns with the connector"
+    return (
+        Stage("align", train=("image.connector", *added), data=("pairs",), steps=2_180, batch=256, lr=1e-3, warmup=65,
+              source=source),
+        Stage("instruct", train=("image.connector", "language"), data=("instructions",), steps=5_197, batch=128, lr=2e-5,
+              warmup=156, source=source),
+    )  # fmt: skip
+
+
+GATES, PICTURES = "language.blocks.*.attn.gate", "language.blocks.*.attn.pictures"
 STAGES = {
     "owl1-smol": recipe(*mplug_owl.STAGES["abstract"], lr=1e-3),
     "owl2-smol": recipe(*mplug_owl2.STAGES["paper"], lr=2e-4),
@@ -126,16 +173,36 @@ STAGES = {
     "owl3-fused-smol": recipe(*mplug_owl3.STAGES["mplug-owl3-7b-241101"][::2], lr=2e-4),
     "ureader-smol": recipe(*ureader.STAGES["ureader-7b"], lr=1e-3),
     "docowl-smol": recipe(*docowl15.STAGES["docowl1.5"], lr=2e-4),
+    "owl1-smol-eyes": with_eyes(*mplug_owl.STAGES["abstract"], lr=1e-3),
+    "owl2-smol-eyes": with_eyes(*mplug_owl2.STAGES["paper"], lr=2e-4),
+    "docowl-smol-eyes": with_eyes(*docowl15.STAGES["docowl1.5"], lr=2e-4),
+    "inline": two_stages(),
+    "modality_adaptive": two_stages(*mplug_owl2.MEDIA_EXPERTS),
+    "hyper_attention": two_stages(PICTURES, GATES),
+    "hyper_attention_fused": two_stages(PICTURES),
+    "gated_cross_attention": two_stages("language.blocks.*.gated_attn", "language.blocks.*.gated_mlp"),
 }
+
+
+def recipe_of(spec: Spec) -> str:
+    """Of the fusion."""
+    return body_of(spec).recipe
 
 
 # Where default weights come from --------------------------------------------------------------------------------------
 
 
 def origins(size: str) -> Origins:
-    body = body_of(SIZES[size])
-    weights = (
-        Origin("efficientnet-lite0", EFFICIENTNET, "image.encoder."),
-        Origin("smollm2-135m", body.keys, "language."),
-    )
-    return Origins(weights, tokenizer="smollm2-135m", fresh=("image.connector", *body.fresh))
+    return origins_of(SIZES[size])
+
+
+def origins_of(spec: Spec) -> Origins:
+    """What registries carry; the connector and what the fusion adds are fresh, and the rest must be said."""
+    eyes, body = eyes_of(spec), body_of(spec)
+    smol = spec.language == SMOLLM2_135M
+    carried = (*eyes.carried, *((Origin("smollm2-135m", body.keys[0], "language."),) if smol else ()))
+    here = {one.under.rstrip(".") for one in carried}
+    return Origins(
+        carried, tokenizer="smollm2-135m" if smol else None, fresh=("image.connector", *body.fresh),
+        elsewhere=tuple(part for part in (ROLE, "language") if part not in here),
+    )  # fmt: skip

@@ -15,6 +15,10 @@ from scops.train.changes import changed
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Part = str | dict[str, Any] | None
+
+
+PARTS = ("encoder", "connector", "fusion", "language")
 
 
 class _Words(BaseModel):
@@ -80,8 +84,12 @@ class Run(_Words):
         system: a system and size, such as "owl-tiny" or "mplug-owl-llama-7b".
         init: a folder whose weights are taken first; by default the system's own sources.
         system_overrides: changes to the system's sizes.
-        pretrained: false makes every part fresh, also those that the system's sources would fill.
-        tokenizer: a folder with one, instead of the system's own.
+        encoder, connector, fusion, language: parts of a composed system: a name that is offered, or {kind: name} with numbers; a
+            connector also package.module:Class.
+        trust: packages outside scops whose connectors the folder `init` may name.
+        pretrained: false makes every part fresh, also those that the system's sources would fill; by part, the file or folder
+            of its published weights, or false.
+        tokenizer: a folder with one, instead of the system's own, or of the language model's folder.
         recipe: which of the system's lists of stages; by default its size's own, or its first.
         data: the data sets by name, for the stages that name them; eval_data: held out, for the loss every `eval_steps`.
         learning_rate: for all stages; by default each stage's published one.
@@ -100,7 +108,12 @@ class Run(_Words):
     system: str
     init: str | None = None
     system_overrides: dict[str, Any] = Field(default_factory=dict)
-    pretrained: bool = True
+    encoder: Part = None
+    connector: Part = None
+    fusion: Part = None
+    language: Part = None
+    trust: list[str] = Field(default_factory=list)
+    pretrained: bool | dict[str, str | bool] = True
     tokenizer: str | None = None
     recipe: str | None = None
     stages: Annotated[list[StageRun | str], Field(min_length=1)]
@@ -154,6 +167,10 @@ class Run(_Words):
 
     def save(self, path: Path) -> None:
         path.write_text(self.words(), encoding="utf-8")
+
+    def parts(self) -> dict[str, str | dict[str, Any]]:
+        """Those that the run names."""
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     def staged(self) -> list[StageRun]:
         return [StageRun(name=stage) if isinstance(stage, str) else stage for stage in self.stages]
