@@ -310,7 +310,7 @@ def llava() -> Model:
     return model
 
 
-def idefics(size: str = "idefics-9b") -> Model:
+def idefics(size: str = "idefics-9b", more: int = 2) -> Model:
     """IDEFICS at a tiny size: a LLaMA that looks at the latest picture before its first layer."""
     backend = Backend.from_str(_trained())
     backend.add_special_tokens(["<fake_token_around_image>", "<end_of_utterance>"])
@@ -319,6 +319,7 @@ def idefics(size: str = "idefics-9b") -> Model:
         "perceiver": {"dim": 12, "hidden": 48, "depth": 2, "heads": 2, "head_dim": 5, "queries": 3},
         "language": LANGUAGE | {"kv_heads": 4, "vocab": 310},
         "every": 2,
+        "more": more,
     }
     words = Tokenizer(backend, bos="<s>", eos="</s>", pad="<unk>")
     model = scops.create(size, sizes, tokenizer=words, pretrained=False)
