@@ -36,7 +36,7 @@ class Counting:
     def __init__(self, tokenizer: Tokenizer | None, tokens: int):
         self.tokenizer, self.tokens = tokenizer, tokens
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, goes_on: bool = False) -> list[int]:
         before, here, behind = text.partition(HERE)
         ids = self._ids(before + behind)
         at = min(len(self._ids(before)), len(ids))
