@@ -8,6 +8,7 @@ import torch
 from scops.data.tokenizer import Tokenizer
 from scops.model.model import Model
 from scops.model.opening import Pretrained, create
+from scops.systems import KIND
 
 Part = str | Mapping[str, Any] | Any
 """A name that is offered; {"kind": name} with numbers; or a part's own spec."""
@@ -38,9 +39,12 @@ def compose(
     Raises:
         ValueError: what is not offered, parts that do not go together, or weights that nobody has.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "encoder": encoder, "connector": connector, "fusion": fusion, "language": language, "grids": [*map(list, grids)],
         "template": template,
     }  # fmt: skip
+    for name in ("encoder", "connector", "fusion", "language"):
+        if isinstance(parts[name], Mapping) and KIND not in parts[name]:
+            raise ValueError(f"{name} has numbers, but no {KIND!r} that says of which part: {parts[name]}")
     chosen = {name: part for name, part in parts.items() if part is not None}
     return create("composed", chosen, tokenizer=tokenizer, pretrained=pretrained, dtype=dtype, device=device)

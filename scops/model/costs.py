@@ -33,7 +33,7 @@ from scops.model.parts import Parts, is_parts
 from scops.model.unpacked import tokenizer_of
 from scops.native.quantise import quantise as round_weights
 from scops.native.quantise import roles_of
-from scops.systems import changed, module_of, spec_for
+from scops.systems import module_of, rechosen, spec_for
 
 SIZE = re.compile(r"(\d+)x(\d+)")
 LENGTH = re.compile(r"(\d+(?:\.\d+)?)s?(?:@(\d+(?:\.\d+)?))?")
@@ -114,7 +114,7 @@ def _planned(name: str | Path | Model, changes: Mapping[str, Any]) -> Planned:
         return Planned(system, spec, module_of(system).layout(spec), at_hand)
     if not changes:
         return plan
-    spec = changed(plan.spec, changes)
+    spec = rechosen(plan.system, plan.spec, changes)
     return Planned(plan.system, spec, module_of(plan.system).layout(spec), plan.tokenizer, plan.dtype)
 
 

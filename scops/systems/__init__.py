@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
-from types import ModuleType, UnionType
+from numbers import Integral, Real
+from types import ModuleType, NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
 from scops.core.names import nearest
@@ -178,23 +179,29 @@ def spec_from_json(kind: type, data: Mapping[str, Any]) -> Any:
     Where a field takes several kinds and the data names none (folders of before there were several), it is the first.
 
     Raises:
-        ValueError: a field that the Spec does not have, or a kind that the field does not take.
+        ValueError: a field that the Spec does not have, or a kind or value that the field does not take.
     """
     hints = get_type_hints(kind)
     unknown = set(data) - {f.name for f in fields(kind)}
     if unknown:
         name = min(unknown)
         raise ValueError(f"{kind.__module__}.{kind.__name__} has no field {name!r}{nearest(name, hints)}")
+    for name, value in data.items():
+        if not _fits(hints[name], value):
+            raise ValueError(f"{kind.__module__}.{kind.__name__}: {name} is {value!r}, expected {_says(hints[name])}")
     return kind(**{name: _value(hints[name], value) for name, value in data.items()})
 
 
 def spec_for(name: str, overrides: Mapping[str, Any]) -> tuple[str, str, Any]:
     """(system, size, spec) of a system's or a size's name, with changes to its numbers, or other parts where it offers them."""
     system, size = find(name)
+    return system, size, rechosen(system, module_of(system).SIZES[size], overrides)
+
+
+def rechosen(system: str, spec: Any, overrides: Mapping[str, Any]) -> Any:
+    """As `changed`, with the names of parts that the system offers."""
     module = module_of(system)
-    if hasattr(module, "in_full"):
-        overrides = module.in_full(overrides)
-    return system, size, changed(module.SIZES[size], overrides)
+    return changed(spec, module.in_full(overrides) if hasattr(module, "in_full") else overrides)
 
 
 def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
@@ -209,6 +216,21 @@ def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
         return new
 
     return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
+
+
+PLAIN = {bool: bool, int: Integral, float: Real, str: str, NoneType: NoneType}
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """What is no plain value fits here; its own fields are looked at in their turn."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not set(options) <= set(PLAIN):
+        return True
+    return bool in options if isinstance(value, bool) else any(isinstance(value, PLAIN[option]) for option in options)
+
+
+def _says(hint: Any) -> str:
+    return str(hint) if isinstance(hint, UnionType) else hint.__name__
 
 
 def _kinds(hint: Any) -> dict[str, type]:

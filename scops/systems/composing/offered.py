@@ -76,6 +76,8 @@ def _in_full(part: str, word: Any) -> Any:
     if not isinstance(word, str | Mapping):
         raise ValueError(f"{part} is a name, or a name with numbers ({{kind: ..., ...}}), not {word!r}")
     name, offered = _name(word), OFFERED[part]
+    if not isinstance(name, str | None):
+        raise ValueError(f"the {KIND} of {part} is a name, not {name!r}")
     numbers = {key: value for key, value in word.items() if key != KIND} if isinstance(word, Mapping) else {}
     if name is None:
         return numbers
