@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import interpolate
 
 from scops.checkpoints.keymap import (
     Concat,
@@ -24,6 +25,7 @@ from scops.checkpoints.keymap import (
     split,
     unchanged,
 )
+from scops.checkpoints.op import ForTokens
 
 KEYS = KeyMap(
     same("top.weight", "embed.weight"),
@@ -217,3 +219,17 @@ def test_another_spelling_is_read_and_never_written():
     alone = KeyMap(same("old", "new")).read_only()
     with pytest.raises(KeyMismatch, match="would go back by no rule"):
         alone.load({"old": torch.randn(2)})
+
+
+def test_positions_are_spread_over_another_grid_and_those_of_equal_size_stay_bitwise() -> None:
+    table = torch.randn(1, 1 + 9, 4)
+    assert torch.equal(ForTokens(10).load([table])[0], table)
+    (spread,) = ForTokens(1 + 36).load([table])
+    assert spread.shape == (1, 37, 4)
+    assert torch.equal(spread[:, 0], table[:, 0])
+    expected = interpolate(table[0, 1:].T.reshape(1, 4, 3, 3), size=(6, 6), mode="bicubic", align_corners=False)
+    assert torch.equal(spread[0, 1:].T, expected.reshape(4, 36))
+    half = ForTokens(1 + 16).load([table.half()])[0]
+    assert half.dtype == torch.float16
+    with pytest.raises(ValueError, match="10 positions cannot become 12"):
+        ForTokens(12).load([table])

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 import scops
+from scops.checkpoints.hub_eva import HUB_EVA
+from scops.checkpoints.hub_qformer import HUB_QFORMER
+from scops.checkpoints.keymap import KeyMap, same
 from scops.checkpoints.write import save_tensors
 from scops.connectors.qformer import QFormerSpec
 from scops.core.batch import Example
@@ -326,6 +329,24 @@ def test_a_release_of_v2_brings_adapters_and_its_tower_sees_larger_pictures(adap
     positions = scops.load(folder).module.image.encoder.positions
     assert torch.equal(positions[:, :1], small["pos_embed"][:, :1])
     assert close(positions[0, 1:].T.unflatten(1, (4, 4)), spreading[0])
+
+
+def test_tower_and_qformer_also_come_from_a_folder_of_transformers(tmp_path: Path) -> None:
+    """Its BLIP-2 holds both, the norm between them under the tower's name, and more."""
+    made = tiny.minigpt4()
+    released = {f"llama_proj.{name}": x for name, x in made.module.image.connector.project.state_dict().items()}
+    folder = spread(
+        tmp_path, made, released, size="minigpt4-7b", weights={"image.encoder": "../hub", "image.connector": "../hub"}
+    )
+    image = made.module.image
+    hub = KeyMap(HUB_EVA.under("vision_model.")).save(image.encoder.state_dict())
+    hub |= KeyMap(same("query_tokens", "queries"), HUB_QFORMER.under("qformer.")).save(
+        image.connector.qformer.state_dict()
+    )
+    hub |= {f"vision_model.post_layernorm.{name}": x for name, x in image.connector.norm.state_dict().items()}
+    hub |= {"language_projection.weight": torch.ones(2, 2), "language_model.shared.weight": torch.ones(2, 2)}
+    save_tensors(tmp_path / "hub" / "model.safetensors", hub)
+    assert equal(scops.load(folder).module.state_dict(), made.module.state_dict())
 
 
 def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
