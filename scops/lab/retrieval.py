@@ -102,10 +102,9 @@ class Comparer:
         """Of every picture with every text."""
         if not pictures or not texts:
             raise ValueError(f"{len(pictures)} pictures and {len(texts)} texts; give at least one of each")
-        features_NPD, read = (
-            self._features([self._picture(one, self.processor) for one in pictures]),
-            self._texts(texts),
-        )
+        check(texts)
+        features_NPD = self._features([self._picture(one, self.processor) for one in pictures])
+        read = self._texts(texts)
         made = self.system.picture_vectors(features_NPD), self.system.text_vectors(read)
         likeness_NK = likeness(*made).float()
         picture_R = torch.arange(len(pictures), device=likeness_NK.device).repeat_interleave(len(texts))
@@ -121,6 +120,7 @@ class Comparer:
         Args:
             judged: how many of the most alike are asked about with the text in view.
         """
+        check([text])
         texts = self._texts([text])
         vector_1E, alike, unread = self.system.text_vectors(texts), dict[int, float](), list[str]()
         for some in _groups(range(len(among))):
@@ -146,6 +146,7 @@ class Comparer:
         """The texts that belong to a picture."""
         if not among:
             raise ValueError("there is no text to choose among; give at least one")
+        check(among)
         features_1PD = self._features([self._picture(picture, self.processor)])
         vectors_1QE, alike = self.system.picture_vectors(features_1PD), dict[int, float]()
         for some in _groups(range(len(among))):
@@ -172,9 +173,6 @@ class Comparer:
         return torch.cat([self.system.connect(self._batch(some))[KIND] for some in _groups(examples)])
 
     def _texts(self, texts: Sequence[str]) -> Texts:
-        for number, text in enumerate(texts):
-            if not text.strip():
-                raise ValueError(f"text {number} has no words")
         samples = [
             Sample((Turn("user", ()), Turn("assistant", (Text(text),), learn=True)), name=text) for text in texts
         ]
@@ -235,6 +233,13 @@ def _ranked(
             first.append(Found(number, names[number], alike[number], match, rank))
     first.sort(key=lambda one: -(one.rank or 0.0))
     return *first, *(Found(number, names[number], alike[number]) for number in order[judged:])
+
+
+def check(texts: Sequence[str]) -> None:
+    """Raises ValueError: a text without words."""
+    for number, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"text {number} has no words")
 
 
 def pictures_in(among: str | Path | Sequence[Any]) -> list[Media]:
