@@ -38,8 +38,8 @@ class Counting:
 
     def encode_text(self, text: str, *, goes_on: bool = False) -> list[int]:
         before, here, behind = text.partition(HERE)
-        ids = self._ids(before + behind)
-        at = min(len(self._ids(before)), len(ids))
+        ids = self._ids(before + behind, goes_on)
+        at = min(len(self._ids(before, goes_on)), len(ids))
         return ids[:at] + [PLACEHOLDER] * (self.tokens if here else 0) + ids[at:]
 
     def encode_beside(self, text: str) -> np.ndarray:
@@ -51,9 +51,9 @@ class Counting:
     def id_of(self, token: str) -> int:
         return PLACEHOLDER if self.tokenizer is None else self.tokenizer.id_of(token)
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str, goes_on: bool) -> list[int]:
         if self.tokenizer is not None:
-            return self.tokenizer.encode_text(text)
+            return self.tokenizer.encode_text(text, goes_on=goes_on)
         return [PLACEHOLDER] * ceil(len(text) / CHARACTERS)
 
 
