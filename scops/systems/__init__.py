@@ -128,7 +128,17 @@ SYSTEMS = {
     "timechat": System("scops.systems.timechat", ("timechat-7b",)),
     "composed": System(
         "scops.systems.composed",
-        ("owl1-smol", "owl2-smol", "owl3-smol", "owl3-fused-smol", "ureader-smol", "docowl-smol"),
+        (
+            "owl1-smol",
+            "owl2-smol",
+            "owl3-smol",
+            "owl3-fused-smol",
+            "ureader-smol",
+            "docowl-smol",
+            "llava-smol",
+            "blip2-smol",
+            "flamingo-smol",
+        ),
     ),
     "owl-small": System("scops.systems.owl_small", ("owl-tiny", "owl-nano")),
     "llama": System(

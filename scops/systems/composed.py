@@ -26,7 +26,19 @@ from scops.language.llama import LlamaSpec
 from scops.language.mpt import MptSpec
 from scops.language.opt import OptSpec
 from scops.models.decoder import MediaInput, MultimodalDecoder
-from scops.systems import Origin, Origins, Published, docowl15, mplug_owl, mplug_owl2, mplug_owl3, ureader
+from scops.systems import (
+    Origin,
+    Origins,
+    Published,
+    blip2,
+    docowl15,
+    llava,
+    mplug_owl,
+    mplug_owl2,
+    mplug_owl3,
+    open_flamingo,
+    ureader,
+)
 from scops.systems.composing import offered
 from scops.systems.composing.connectors import BRIDGES, Bridge, MlpSpec
 from scops.systems.composing.encoders import EYES, ROLE, Eyes, GridVitSpec, LiteSpec
@@ -89,6 +101,13 @@ SIZES = {
     "owl3-fused-smol": Spec(VIEW, MlpSpec(hidden=576), BesideTheText(arrangement="fused"), SMOLLM2_135M),
     "ureader-smol": Spec(VIEW, QUERIES, InTheText(), SMOLLM2_135M, QUARTERS),
     "docowl-smol": Spec(LiteSpec(side=256), HReducerSpec(dim=384), ByModality(), SMOLLM2_135M, QUARTERS),
+    "llava-smol": Spec(VIEW, MlpSpec(hidden=None), InTheText(), SMOLLM2_135M),
+    "blip2-smol": Spec(
+        VIEW, QFormerSpec(dim=384, hidden=768, layers=4, heads=6, queries=16, width=384), InTheText(), SMOLLM2_135M
+    ),
+    "flamingo-smol": Spec(
+        VIEW, PerceiverSpec(dim=384, hidden=768, depth=2, heads=6, queries=16), GatedSpec(every=4), SMOLLM2_135M
+    ),
 }
 
 
@@ -122,27 +141,32 @@ def layout(spec: Spec) -> Layout:
 # How trained ----------------------------------------------------------------------------------------------------------
 
 
-def short(stage: Stage, *, lr: float) -> Stage:
-    """The same stage in a few minutes on a small machine; an encoder that learns does so at a tenth of the rate."""
+def short(stage: Stage, *, lr: float, steps: int = 80) -> Stage:
+    """The same stage in a few minutes on a small machine; an encoder that learns does so at a tenth of the rate.
+
+    The template stays the same in all stages, and without tokens of its own no embedding learns alone.
+    """
     sees = "image" in stage.train or ROLE in stage.train
     return replace(
-        stage, data=("names",), steps=80, batch=16, lr=lr, lr_of={ROLE: lr / 10} if sees else {}, min_lr=0.0, warmup=10,
+        stage, train=tuple(path for path in stage.train if path not in stage.rows), rows={}, template="",
+        data=("names",), steps=steps, batch=16, lr=lr, lr_of={ROLE: lr / 10} if sees else {}, min_lr=0.0, warmup=10,
         weight_decay=0.05, source=f"shortened from {stage.source}",
     )  # fmt: skip
 
 
-def with_eyes(*stages: Stage, lr: float) -> tuple[Stage, ...]:
+def with_eyes(*stages: Stage, lr: float, steps: int = 80) -> tuple[Stage, ...]:
     """The encoder learns where it does as published.
 
     Args:
         lr: of the last stage; those before it train little and take more.
+        steps: of each stage.
     """
-    return (*(short(one, lr=1e-3) for one in stages[:-1]), short(stages[-1], lr=lr))
+    return (*(short(one, lr=1e-3, steps=steps) for one in stages[:-1]), short(stages[-1], lr=lr, steps=steps))
 
 
-def recipe(*stages: Stage, lr: float) -> tuple[Stage, ...]:
+def recipe(*stages: Stage, lr: float, steps: int = 80) -> tuple[Stage, ...]:
     """The encoder does not learn, so that its features can be kept."""
-    return tuple(map(_without_eyes, with_eyes(*stages, lr=lr)))
+    return tuple(map(_without_eyes, with_eyes(*stages, lr=lr, steps=steps)))
 
 
 def _without_eyes(stage: Stage) -> Stage:
@@ -173,6 +197,9 @@ STAGES = {
     "owl3-fused-smol": recipe(*mplug_owl3.STAGES["mplug-owl3-7b-241101"][::2], lr=2e-4),
     "ureader-smol": recipe(*ureader.STAGES["ureader-7b"], lr=1e-3),
     "docowl-smol": recipe(*docowl15.STAGES["docowl1.5"], lr=2e-4),
+    "llava-smol": recipe(*llava.STAGES["llava-v1.5"], lr=2e-4),
+    "blip2-smol": recipe(*blip2.STAGES["blip2-opt-2.7b"], lr=1e-3, steps=160),
+    "flamingo-smol": recipe(*open_flamingo.STAGES["openflamingo"], lr=1e-3, steps=160),
     "owl1-smol-eyes": with_eyes(*mplug_owl.STAGES["abstract"], lr=1e-3),
     "owl2-smol-eyes": with_eyes(*mplug_owl2.STAGES["paper"], lr=2e-4),
     "docowl-smol-eyes": with_eyes(*docowl15.STAGES["docowl1.5"], lr=2e-4),

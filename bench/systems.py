@@ -1,0 +1,188 @@
+"""A question about a picture, answered by three ways of joining sight and language, against transformers' same systems with equal
+weights: LLaVA (in the sequence), BLIP-2 (through queries) and IDEFICS (beside the sequence, gated cross-attention).
+
+Weights are random; towers and language models are of SmolLM2-135M's width, so that both sides run on a small machine.
+"""
+
+# T tokens, N new tokens, V vocabulary
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.generation import GenerationConfig
+
+from bench.decode import Clock, Written, check
+from bench.pair import Pair, Settings, Skip, interleave, run, timed
+from scops.core.batch import Example, Span
+from scops.core.system import Decoder
+from scops.data.collate import pad
+from scops.generate.engine import tokens
+from scops.generate.sampler import Sampler, Sampling
+from scops.systems import blip2, idefics, llava
+
+WORDS, NEW, MARK = 32, 32, 1000
+"""Words of the question, tokens of the reply, and the id that stands for a picture."""
+TOWER = {
+    "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 224,
+    "patch_size": 14,
+}  # fmt: skip
+LANGUAGE = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 16, "num_attention_heads": 9, "vocab_size": 16384,
+    "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Same:
+    """One system twice, and one question for both.
+
+    Args:
+        asked: what transformers' is asked.
+    """
+
+    ours: Any
+    theirs: nn.Module
+    example: Example
+    asked: Mapping[str, Tensor]
+
+
+def of_llava(dtype: torch.dtype) -> Same:
+    text = transformers.LlamaConfig(**LANGUAGE, tie_word_embeddings=False)
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**TOWER), text_config=text, image_token_index=MARK
+    )
+    theirs = made(transformers.LlavaForConditionalGeneration, config, dtype)
+    room = (TOWER["image_size"] // TOWER["patch_size"]) ** 2
+    return same(llava, theirs, dtype, words()[:1] + [MARK] * room + words()[1:], Span("image", 1, room))
+
+
+def of_blip2(dtype: torch.dtype) -> Same:
+    text = {
+        "model_type": "opt", "hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "vocab_size": 16384, "max_position_embeddings": 512, "word_embed_proj_dim": 768,
+    }  # fmt: skip
+    asking = {
+        "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536,
+        "encoder_hidden_size": TOWER["hidden_size"],
+    }  # fmt: skip
+    config = transformers.Blip2Config(
+        vision_config=TOWER, qformer_config=asking, text_config=text, image_token_index=MARK
+    )
+    theirs = made(transformers.Blip2ForConditionalGeneration, config, dtype)
+    width = TOWER["hidden_size"]
+    for layer in theirs.vision_model.encoder.layers:  # published towers have no bias of keys
+        nn.init.zeros_(layer.self_attn.qkv.bias[width : 2 * width])
+    room = config.num_query_tokens
+    return same(blip2, theirs, dtype, [MARK] * room + [2, *words()], Span("image", 0, room))
+
+
+def of_idefics(dtype: torch.dtype) -> Same:
+    vision = {name: value for name, value in TOWER.items() if name != "hidden_size"} | {
+        "embed_dim": TOWER["hidden_size"]
+    }
+    sight = {
+        "use_resampler": True, "resampler_depth": 3, "resampler_n_heads": 6, "resampler_head_dim": 64, "resampler_n_latents": 64,
+    }  # fmt: skip
+    config = transformers.IdeficsConfig(
+        **LANGUAGE | {"vocab_size": MARK}, additional_vocab_size=2, cross_layer_interval=4, use_resampler=True,
+        vision_config=vision, perceiver_config=sight,
+    )  # fmt: skip
+    theirs = made(transformers.IdeficsForVisionText2Text, config, dtype)
+    found = same(idefics, theirs, dtype, [1, MARK, *(word % MARK for word in words())], Span("image", 1, 0))
+    mask = (torch.arange(len(found.example)) >= 1)[None, :, None]
+    asked = {**found.asked, "pixel_values": found.asked["pixel_values"][:, None], "image_attention_mask": mask.long()}
+    return Same(found.ours, found.theirs, found.example, asked)
+
+
+def words() -> list[int]:
+    return torch.randint(3, 900, (WORDS,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def made(kind: Any, config: Any, dtype: torch.dtype) -> nn.Module:
+    """transformers' model with random weights, gates open."""
+    torch.manual_seed(0)
+    theirs = kind._from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    for name, parameter in theirs.named_parameters():
+        if parameter.ndim > 1 or "alpha" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return theirs.to(dtype).eval()
+
+
+def same(module: Any, theirs: nn.Module, dtype: torch.dtype, ids: list[int], span: Span) -> Same:
+    """Ours with the weights of theirs, read through the key maps of published files."""
+    spec = module.spec_of(json.loads(json.dumps(theirs.config.to_dict())))
+    keys, state = module.KEYS["transformers"](spec), theirs.state_dict()
+    tied = {name for name in state if name.endswith("lm_head.weight") and _is_tied(theirs, state[name])}
+    ours = module.build(spec).to(dtype)
+    ours.load_state_dict(keys.load({name: x for name, x in state.items() if name not in tied}))
+    side = TOWER["image_size"]
+    pixels = torch.randn(3, side, side, generator=torch.Generator().manual_seed(1))
+    example = Example(np.array(ids), np.zeros(len(ids), np.bool_), (span,), {"image": (pixels.numpy(),)})
+    ids_1T = torch.tensor([ids])
+    asked = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T), "pixel_values": pixels[None].to(dtype)}
+    return Same(ours.eval(), theirs, example, asked)
+
+
+def _is_tied(theirs: nn.Module, head: Tensor) -> bool:
+    return theirs.get_input_embeddings().weight.data_ptr() == head.data_ptr()
+
+
+@torch.no_grad()
+def ours(system: Decoder, example: Example, new: int) -> Written:
+    """scops.generate's engine, from the picture on."""
+    batch, weight = pad([example], pad_id=0), next(system.parameters())
+    for kind in batch.media:
+        batch.media[kind] = batch.media[kind].to(weight.dtype)
+    session = system.session(batch, len(example) + new)
+    written, scores, at = [], [], []
+    for step in tokens(session, stops=(), limit=new, sampler=Sampler(Sampling(), rows=1)):
+        at.append(perf_counter())
+        written.append(step[0].id)
+        scores.append(session.logits_BV[0])
+    return Written(written, torch.stack(scores), at[-1] - at[0])
+
+
+@torch.no_grad()
+def theirs(peer: nn.Module, asked: Mapping[str, Tensor], new: int) -> Written:
+    clock, length = Clock(), asked["input_ids"].shape[1]
+    options = GenerationConfig(
+        do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, output_logits=True
+    )
+    options.return_dict_in_generate = True
+    found = peer.generate(**asked, generation_config=options, streamer=clock)
+    return Written(found.sequences[0, length:].tolist(), torch.cat(found.logits), clock.at[-1] - clock.at[1])
+
+
+SYSTEMS: Mapping[str, Callable[[torch.dtype], Same]] = {"LLaVA": of_llava, "BLIP-2": of_blip2, "IDEFICS": of_idefics}
+
+
+def measure(settings: Settings) -> Iterator[Pair | Skip]:
+    for name, make in SYSTEMS.items():
+        if settings.only not in name:
+            continue
+        for dtype in (torch.float32, torch.bfloat16):
+            yield from pairs(name, make(dtype), settings)
+
+
+def pairs(name: str, both: Same, settings: Settings) -> Iterator[Pair]:
+    mine, other = both.ours, both.theirs
+    checked = check(ours(mine, both.example, NEW), theirs(other, both.asked, NEW))
+    kind = f"{name}, {str(next(other.parameters()).dtype).removeprefix('torch.')}"
+    first = interleave(
+        timed(lambda: ours(mine, both.example, 1)), timed(lambda: theirs(other, both.asked, 1)), settings.rounds
+    )
+    yield Pair(f"{kind}: a picture and {WORDS} words", f"transformers' {name}", "first token", None, checked, first)
+    rest = interleave(
+        lambda: ours(mine, both.example, NEW).seconds, lambda: theirs(other, both.asked, NEW).seconds, settings.rounds
+    )
+    yield Pair(f"{kind}: greedy behind them", f"transformers' {name}", "tokens", NEW - 1, checked, rest)
+
+
+if __name__ == "__main__":
+    run("systems", measure, rounds=5)
