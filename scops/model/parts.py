@@ -133,12 +133,12 @@ def check_whole(folder: Path, source: Source, known: Iterable[str]) -> None:
     """Of a published folder without a parts.json.
 
     Args:
-        known: parts of the system that are often published elsewhere.
+        known: parts of the system that are often published elsewhere; "" is the system itself.
     Raises:
         ValueError: the folder has nothing of one of them.
     """
     names = source.open().names()
-    missing = [part for part in known if not any(covers(part, name) for name in names)]
+    missing = [part for part in known if part and not any(covers(part, name) for name in names)]
     if missing:
         raise ValueError(
             f"{folder} holds no weights of {' and '.join(missing)}; write a {FILE} that says where they are "
