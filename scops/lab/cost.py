@@ -199,6 +199,7 @@ class FusedAttention(TorchFunctionMode):
         q_BNTH, _, v_BKSH = cast(Sequence[Tensor], args)
         mask = (kwargs or {}).get("attn_mask")
         numbers = q_BNTH.new_empty(mask.shape) if mask is not None and mask.dtype is torch.bool else None
-        made = q_BNTH.new_empty(*q_BNTH.shape[:-1], v_BKSH.shape[-1])
+        rows, heads, queries, _ = q_BNTH.shape
+        made_BTNH = q_BNTH.new_empty(rows, queries, heads, v_BKSH.shape[-1])
         del numbers  # held until the result is there
-        return made
+        return made_BTNH.transpose(1, 2)  # as kernels lay it out, so that heads side by side are no copy
