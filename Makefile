@@ -33,7 +33,7 @@ bridge: setup
 	$(BIN)/python -m scops.demo.ship runs/owl-tiny runs/owl-tiny-data
 
 bench: setup
-	for what in decode prefill train_step data_path start_up growth; do $(BIN)/python -m bench.$$what; done
+	for what in decode prefill systems train_step data_path start_up growth; do $(BIN)/python -m bench.$$what; done
 
 # What bench/results says, into README.md and docs/.
 performance: setup

@@ -36,6 +36,16 @@ LANGUAGE = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 16, "num_attention_heads": 9, "vocab_size": 16384,
     "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
+OPT = {
+    "model_type": "opt", "hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "vocab_size": 16384, "max_position_embeddings": 512, "word_embed_proj_dim": 768,
+}  # fmt: skip
+ASKING = {
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536, "encoder_hidden_size": 384,
+}  # fmt: skip
+RESAMPLER = {
+    "use_resampler": True, "resampler_depth": 3, "resampler_n_heads": 6, "resampler_head_dim": 64, "resampler_n_latents": 64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,16 +73,8 @@ def of_llava(dtype: torch.dtype) -> Same:
 
 
 def of_blip2(dtype: torch.dtype) -> Same:
-    text = {
-        "model_type": "opt", "hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "vocab_size": 16384, "max_position_embeddings": 512, "word_embed_proj_dim": 768,
-    }  # fmt: skip
-    asking = {
-        "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536,
-        "encoder_hidden_size": TOWER["hidden_size"],
-    }  # fmt: skip
     config = transformers.Blip2Config(
-        vision_config=TOWER, qformer_config=asking, text_config=text, image_token_index=MARK
+        vision_config=TOWER, qformer_config=ASKING, text_config=OPT, image_token_index=MARK
     )
     theirs = made(transformers.Blip2ForConditionalGeneration, config, dtype)
     width = TOWER["hidden_size"]
@@ -86,12 +88,9 @@ def of_idefics(dtype: torch.dtype) -> Same:
     vision = {name: value for name, value in TOWER.items() if name != "hidden_size"} | {
         "embed_dim": TOWER["hidden_size"]
     }
-    sight = {
-        "use_resampler": True, "resampler_depth": 3, "resampler_n_heads": 6, "resampler_head_dim": 64, "resampler_n_latents": 64,
-    }  # fmt: skip
     config = transformers.IdeficsConfig(
         **LANGUAGE | {"vocab_size": MARK}, additional_vocab_size=2, cross_layer_interval=4, use_resampler=True,
-        vision_config=vision, perceiver_config=sight,
+        vision_config=vision, perceiver_config=RESAMPLER,
     )  # fmt: skip
     theirs = made(transformers.IdeficsForVisionText2Text, config, dtype)
     found = same(idefics, theirs, dtype, [1, MARK, *(word % MARK for word in words())], Span("image", 1, 0))

@@ -22,6 +22,7 @@ from bench import (
     prefill,
     serve_many,
     start_up,
+    systems,
     tiled,
     train_step,
 )
@@ -30,8 +31,7 @@ from bench.rows import DEMO, LLAVA, Mix, rows_of
 from scops.encoders.vit import VitSpec
 from scops.generate.desk import Desk
 from scops.model import Model
-from scops.model.opening import changed
-from scops.systems import owl_small
+from scops.systems import changed, owl_small
 from tests import tiny
 from tests.conftest import randomise
 
@@ -248,3 +248,31 @@ def test_no_question_is_asked_twice_and_one_picture_stays() -> None:
     made = [questions[number] for number in range(6)]
     assert len({one.ids_T.tobytes() for one in made}) == 6
     assert all(np.array_equal(one.media["image"][0], made[0].media["image"][0]) for one in made)
+
+
+SMALL = {
+    "TOWER": {
+        "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    },
+    "LANGUAGE": {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "OPT": {"hidden_size": 16, "ffn_dim": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "word_embed_proj_dim": 16},
+    "ASKING": {
+        "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10, "encoder_hidden_size": 12,
+    },
+    "RESAMPLER": {"resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 6, "resampler_n_latents": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", systems.SYSTEMS)
+def test_the_bench_of_systems_compares_equal_answers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for numbers, small in SMALL.items():
+        monkeypatch.setattr(systems, numbers, getattr(systems, numbers) | small)
+    both = systems.SYSTEMS[name](torch.float32)
+    mine, other = systems.ours(both.ours, both.example, 5), systems.theirs(both.theirs, both.asked, 5)
+    assert systems.check(mine, other).startswith("5 of 5 tokens equal")
+    with torch.no_grad():
+        for parameter in both.ours.parameters():
+            parameter.mul_(1.3)
+    with pytest.raises(ValueError, match="differ by"):
+        systems.check(systems.ours(both.ours, both.example, 5), other)
