@@ -1,17 +1,26 @@
-"""LlamaForCausalLM inside a PeftModel, as it is when trained adapters are saved with the rest of a system -> our language model."""
+"""LlamaForCausalLM, plain or inside a PeftModel, as it stands in a system that was saved with its adapters -> our language model."""
 
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, same
 
+INSIDE = "base_model.model."
 
-def peft_llama(adapter: str = "default.") -> KeyMap:
+
+def adapters(name: str) -> KeyMap:
     """Args:
-    adapter: its name and a dot; "" as before PEFT 0.3, which had one without a name.
+    name: the adapter's and a dot; "" as before PEFT 0.3, where it had none.
     """
-    theirs, ours = "model.layers.{i}.self_attn.", "blocks.{i}.attn.body."
-    pairs = [
-        same(f"{theirs}{name}_proj.lora_{half}.{adapter}weight", f"{ours}{name}.lora_{half.lower()}")
-        for name in "qkvo"
+    theirs, ours = INSIDE + "model.layers.{i}.self_attn.", "blocks.{i}.attn.body."
+    return KeyMap(
+        same(f"{theirs}{projection}_proj.lora_{half}.{name}weight", f"{ours}{projection}.lora_{half.lower()}")
+        for projection in "qkvo"
         for half in "AB"
-    ]
-    return KeyMap(pairs, HUB_LLAMA).under("base_model.model.")
+    )
+
+
+PEFT_LLAMA = KeyMap(
+    adapters("default."),
+    adapters("").read_only(),
+    HUB_LLAMA,
+    HUB_LLAMA.under(INSIDE).read_only(),
+)

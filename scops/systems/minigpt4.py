@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec
 from scops.checkpoints.hub_llama import HUB_LLAMA
-from scops.checkpoints.hub_peft import peft_llama
+from scops.checkpoints.hub_peft import PEFT_LLAMA
 from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER, qformer_config, qformer_spec
 from scops.checkpoints.keymap import KeyMap, same
 from scops.checkpoints.op import ForTokens
@@ -124,13 +124,13 @@ BRIDGE = KeyMap(
 LAVIS = KeyMap(same("query_tokens", "queries"), LAVIS_QFORMER.under("Qformer.bert."))
 
 
-def authors(spec: Spec, language: KeyMap = HUB_LLAMA) -> KeyMap:
-    """The state of a MiniGPT4 or MiniGPTv2."""
+def authors(spec: Spec) -> KeyMap:
+    """The state of a MiniGPT4 or MiniGPTv2, whose language model has adapters or none."""
     return KeyMap(
         LAVIS_EVA.under("visual_encoder.", "image.encoder."),
         BRIDGE,
         LAVIS.under("", "image.connector.qformer."),
-        language.under("llama_model.", "language."),
+        PEFT_LLAMA.under("llama_model.", "language."),
     )
 
 
@@ -140,12 +140,7 @@ SILENT = ("attention", "crossattention", "intermediate_query", "output_query")  
 
 def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
     """A release is one linear layer, with adapters in v2; tower and Q-Former come from BLIP-2's files, EVA-CLIP's first."""
-    released = authors(spec), authors(spec, peft_llama()), authors(spec, peft_llama(""))
-    made = {
-        "": tuple(map(Published, released)),
-        "image.encoder": towers(spec.vision),
-        "language": (Published(HUB_LLAMA),),
-    }
+    made = {"image.encoder": towers(spec.vision), "language": (Published(HUB_LLAMA),)}
     if isinstance(spec.connector, QFormerSpec):
         layers = tuple(f"Qformer.bert.encoder.layer.*.{name}" for name in SILENT)
         lavis = KeyMap(same("ln_vision.{w}", "norm.{w}"), LAVIS.under("", "qformer."))

@@ -8,7 +8,7 @@ import numpy as np
 
 from scops.checkpoints.hub_eva import LAVIS_EVA, eva_config, eva_spec
 from scops.checkpoints.hub_llama import HUB_LLAMA
-from scops.checkpoints.hub_peft import peft_llama
+from scops.checkpoints.hub_peft import PEFT_LLAMA
 from scops.checkpoints.hub_qformer import LAVIS_QFORMER, qformer_config, qformer_spec
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.video_qformer import VideoQFormer, VideoQFormerSpec, tokens_for
@@ -77,12 +77,12 @@ CONNECTOR = KeyMap(
 )
 
 
-def authors(spec: Spec, language: KeyMap = HUB_LLAMA) -> KeyMap:
-    """The state of a TimeChat."""
+def authors(spec: Spec) -> KeyMap:
+    """The state of a TimeChat, whose language model has adapters or none."""
     return KeyMap(
         LAVIS_EVA.under("visual_encoder.", "image.encoder."),
         CONNECTOR.under("", "image.connector."),
-        language.under("llama_model.", "language."),
+        PEFT_LLAMA.under("llama_model.", "language."),
     )
 
 
@@ -93,7 +93,6 @@ def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
     """A release is the connector without its first norm, and adapters; InstructBLIP's file brings that norm."""
     instructblip = "ln_vision", "query_tokens", "Qformer.bert.embeddings", "Qformer.bert.encoder"
     return {
-        "": tuple(map(Published, (authors(spec, peft_llama()), authors(spec)))),
         "image.encoder": towers(spec.vision),
         "image.connector": (Published(CONNECTOR, instructblip),),
         "language": (Published(HUB_LLAMA),),

@@ -196,6 +196,23 @@ def test_keys_round_trip_bitwise(name: str) -> None:
     assert twins.come_back_bitwise(keys, twin.named(keys, built(SPECS[name])))
 
 
+def test_a_language_model_inside_peft_is_read_under_its_names() -> None:
+    """As the whole state of a MiniGPT-v2 has them."""
+    spec = TINY["joining"]
+    system, keys = built(spec), minigpt4.KEYS["authors"](spec)
+    lora.add(system, replace(minigpt4.LORA, rank=3))
+    ours = {name: torch.randn_like(x) for name, x in system.state_dict().items()}
+    plain, inside = keys.save(ours), {}
+    for name, x in plain.items():
+        below = name.removeprefix("llama_model.model.")
+        inside[name if below == name else "llama_model.base_model.model.model." + below] = x
+    inside["llama_model.base_model.model.lm_head.weight"] = inside.pop("llama_model.lm_head.weight")
+    assert "llama_model.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight" in inside
+    assert "llama_model.base_model.model.model.layers.1.self_attn.v_proj.weight" in inside
+    assert equal(keys.load(inside), ours)
+    assert equal(keys.load(plain), ours)
+
+
 @pytest.mark.parametrize("name", [*SPECS, *minigpt4.SIZES])
 def test_the_configuration_comes_back(name: str) -> None:
     spec = (SPECS | minigpt4.SIZES)[name]
