@@ -82,7 +82,7 @@ class DocCompressor(Tiled):
         rows, columns = cells_IQD.shape[1] // self.columns, self.columns
         page_J, at_J = (torch.tensor(numbers, device=device) for numbers in _tiles_of(tiles.count_M))
         place_J2 = tiles.place_I2[at_J]
-        grid_M2 = place_J2.new_zeros(pages, 2).scatter_reduce(0, page_J[:, None].expand(-1, 2), place_J2 + 1, "amax")
+        grid_M2 = torch.tensor(tiles.grid_M, device=device)
         high_J1, wide_J1 = grid_M2[page_J].split(1, dim=1)
         row_JR = place_J2[:, :1] * rows + torch.arange(rows, device=device)  # in the page's map
         column_JC = place_J2[:, 1:] * columns + torch.arange(columns, device=device)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scops.connectors.doc_compressor import CompressorSpec
-from scops.core.batch import Example
+from scops.core.batch import Example, Tiles
 from scops.core.layout import Cut, Slot
 from scops.data.collate import pack
 from scops.data.errors import MediaError
@@ -123,10 +123,11 @@ def test_the_connector_is_the_parts_one_after_the_other() -> None:
     assert close(system.connect(batch)["image"], torch.cat(made))
 
 
-def by_page(tokens: torch.Tensor, tiles) -> list:
+def by_page(tokens: torch.Tensor, tiles: Tiles) -> list:
     places = tiles.place_I2.split(tiles.count_M)
     return [
-        (one, type(tiles)((len(one),), place)) for one, place in zip(tokens.split(tiles.count_M), places, strict=True)
+        (one, Tiles.of([[tuple(at) for at in place.tolist()]]))
+        for one, place in zip(tokens.split(tiles.count_M), places, strict=True)
     ]
 
 

@@ -23,6 +23,7 @@ from tests.systems.test_stages import follow
 from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, rows_stand_alone, shared_equals_recompute
 
 transformers = pytest.importorskip("transformers")
+initialization = pytest.importorskip("transformers.initialization")
 
 MARK, MORE = 54, 2
 BASE: dict[str, Any] = {
@@ -160,7 +161,7 @@ def test_full_sizes_have_the_names_and_shapes_of_transformers(size: str) -> None
     spec = idefics.SIZES[size]
     config = json.loads(json.dumps(idefics.config_of(spec)))
     assert idefics.spec_of(config) == spec
-    with torch.device("meta"), transformers.initialization.no_init_weights():
+    with torch.device("meta"), initialization.no_init_weights():
         system = idefics.build(spec)
         theirs = transformers.IdeficsForVisionText2Text(transformers.IdeficsConfig(**config))
     shapes = lambda state: {name: tuple(tensor.shape) for name, tensor in state.items()}
