@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.family")
     parser.add_argument("--data", type=Path, default=Path("runs/demo/data"), help="drawn by scops demo (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/family"), help="where they are trained (%(default)s)")
-    parser.add_argument("--only", default="", help="sizes that contain this")
+    parser.add_argument("--only", default="", help="sizes that contain this; the others stay as kept")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     asked = parser.parse_args()
     learnt = rows_of(asked.data, "train_names.jsonl", MOST)
@@ -110,12 +110,20 @@ def main() -> None:
     result = (
         head("family", Settings(rounds=1, threads=torch.get_num_threads())) | about | {"prior": prior, "members": {}}
     )
+    result["members"] = before(asked.results, result) if asked.only else {}
     for size in (size for size in SIZES if asked.only in size):
         member = trained(size, rows, asked.data, asked.folder, held)
         result["members"][size] = member
         print(size, {task: round(share, 2) for task, share in member["right"].items()}, flush=True)
         keep(asked.results, result, markdown(result))  # so that a member that is trained is not lost with a later one
     print(markdown(result))
+
+
+def before(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Members that a former run kept, which a run of some goes on with: of this machine, learnt from as many rows."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("family_*.json"))]
+    alike = [one for one in found if one["hardware"] == result["hardware"] and one["asked"] == result["asked"]]
+    return dict(alike[-1]["members"]) if alike else {}
 
 
 def markdown(result: dict[str, Any]) -> str:
