@@ -37,6 +37,7 @@ def load(
     device: torch.device | str = "cpu",
     merge: bool = False,
     quantise: str | Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Model:
     """A model that is ready to talk.
 
@@ -46,15 +47,18 @@ def load(
         device: "auto" is the fastest there is.
         merge: fold adapters into the weights.
         quantise: "int8" or "int4" for the language model, or by role {"language": "int4"}; adapters are merged first.
+        overrides: changes to a folder's spec that leave all weights as they are, such as how pictures are cut.
     Raises:
         ValueError, OSError: saying what was found, what was expected and where.
     """
     roles_of(quantise)
     path = Path(name).expanduser()
+    if overrides and (not path.is_dir() or peft.is_adapter(path) or not (_finished(path) / "config.json").is_file()):
+        raise ValueError(f"overrides change the spec of a folder with a config.json, and {name} is none")
     if path.is_dir() and peft.is_adapter(path):
         model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device), path)
     elif path.is_dir():
-        model = _from_folder(path, dtype, device)
+        model = _from_folder(path, dtype, device, overrides or {})
     elif path.is_file():
         model = _from_file(path, dtype, device)
     elif _is_known(str(name)):
@@ -129,7 +133,9 @@ def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
     return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
 
 
-def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | str) -> Model:
+def _from_folder(
+    folder: Path, dtype: torch.dtype | str, device: torch.device | str, overrides: Mapping[str, Any]
+) -> Model:
     ggufs = sorted(folder.glob("*.gguf"))
     if not (folder / "config.json").is_file() and len(ggufs) == 1:
         return _from_file(ggufs[0], dtype, device)
@@ -138,6 +144,9 @@ def _from_folder(folder: Path, dtype: torch.dtype | str, device: torch.device | 
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
+    if overrides:
+        spec, how = changed(spec, overrides), {kind: media.pixels.resize for kind, media in layout.media.items()}
+        layout = module_file.layout(spec).resized_by(how)
     module = empty(config.system, spec, tokenizer, _dtype(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     assemble(module, [Source(reader, keys)], device=_device(device))

@@ -47,11 +47,9 @@ def build(run: Run) -> Model:
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
         return create(size, run.system_overrides, tokenizer=tokenizer, pretrained=run.pretrained)
-    if run.system_overrides or run.tokenizer:
-        raise ValueError(
-            f"init {run.init} brings its own sizes and tokenizer; leave out system_overrides and tokenizer"
-        )
-    model = load(run.init, dtype=torch.float32)
+    if run.tokenizer:
+        raise ValueError(f"init {run.init} brings its own tokenizer; leave out tokenizer")
+    model = load(run.init, dtype=torch.float32, overrides=run.system_overrides)
     if model.system != system:
         raise ValueError(f"init {run.init} is a {model.system}, but the run's system {run.system!r} is a {system}")
     return model

@@ -79,7 +79,7 @@ class Run(_Words):
     Args:
         system: a system and size, such as "owl-tiny" or "mplug-owl-llama-7b".
         init: a folder whose weights are taken first; by default the system's own sources.
-        system_overrides: changes to the system's sizes.
+        system_overrides: changes to the system's sizes; to those of `init`, where they leave all weights as they are.
         pretrained: false makes every part fresh, also those that the system's sources would fill.
         tokenizer: a folder with one, instead of the system's own.
         recipe: which of the system's lists of stages; by default its size's own, or its first.
