@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from bench.pages import Plan, prepare
+from bench.pages import Plan, laid_out, painted, prepare
 from bench.pair import HOME, Settings, beginning, head, keep
 from scops.checkpoints.write import save_json
 from scops.cli.evaluate import evaluate
 from scops.data.tokenizer import Tokenizer
+from scops.demo.album import dice_of
 from scops.model.training import start
 from scops.train.run import Run
 
@@ -29,12 +31,13 @@ WHAT = "document_reading"
 SIDE, CELL, TILE = 96, 8, 32
 """Pixels of a page, of a patch, and of a tile: nine tiles of sixteen patches hold a page."""
 PAGE: dict[str, Any] = {
-    "height": SIDE, "width": SIDE, "smallest": 14, "largest": 14, "kinds": "cents", "prose": 0, "title": 0.0, "margin": 0.5,
-    "aside": SIDE, "part": TILE, "cell": CELL,
+    "height": SIDE, "width": SIDE, "smallest": 14, "largest": 14, "fonts": 4, "kinds": "cents", "prose": 0, "title": 0.0,
+    "margin": 0.5, "spacing": TILE / 14, "lower": 6, "aside": SIDE, "raster": TILE, "part": TILE, "cell": CELL,
 }  # fmt: skip
-"""Letters of 14 pixels, of which one view of 32 pixels leaves less than 5, and 3 of a digit."""
+"""Letters of 14 pixels, of which one view of 32 pixels leaves less than 5, and 3 of a digit. Lines stand as far apart as tiles, so
+that borders of tiles run through words, as on any page, but not along lines, as they would through every third of so large letters."""
 SETS: dict[str, dict[str, Any]] = {
-    "parts": {"tasks": "cells", "asked": 4, "fewest": 3, "most": 3, "seed": 0},
+    "parts": {"tasks": "cells", "asked": 8, "fewest": 3, "most": 3, "seed": 0},
     "one": {"tasks": "field", "asked": 1, "fewest": 1, "most": 1, "seed": 1},
     "three": {"tasks": "field", "asked": 2, "fewest": 3, "most": 3, "seed": 2},
 }
@@ -69,9 +72,13 @@ def characters(folder: Path) -> Path:
 
 
 def drawn(folder: Path, rows: int) -> Path:
-    """The data sets by name, and the tokenizer."""
+    """The data sets by name, and the tokenizer.
+
+    Args:
+        rows: of parts; of pages half as many.
+    """
     for name, words in SETS.items():
-        prepare(folder / name, Plan(rows=rows, held=300, **PAGE, **words))
+        prepare(folder / name, Plan(rows=rows if name == "parts" else rows // 2, held=300, **PAGE, **words))
     characters(folder / "tokenizer")
     return folder
 
@@ -82,7 +89,7 @@ def run_of(name: str, folder: Path, stages: list[dict[str, Any]], changes: dict[
         "data": {
             name: {"path": str(folder / "data" / name / "train_pages.jsonl"), "weight": WEIGHTS[name]} for name in SETS
         },
-        "bf16": True, "resize": "torch", "feature_cache": "off", "logging_steps": 50, "save_steps": 1_000_000, "seed": 0, **changes,
+        "resize": "torch", "feature_cache": "off", "logging_steps": 50, "save_steps": 1_000_000, "seed": 0, **changes,
     }, f"{WHAT}, {name}")  # fmt: skip
 
 
@@ -114,6 +121,13 @@ def tasks(way: str, folder: Path, steps: int, begun: Path) -> Run:
         },
     ]  # fmt: skip
     return run_of(way, folder, stages, {"init": str(begun), "system_overrides": WAYS.get(way, WAYS["one view"])})
+
+
+def seen() -> tuple[Image.Image, Image.Image]:
+    """A held-out page, and the one view of it."""
+    plan, dice = Plan(**PAGE, **SETS["three"]), dice_of(WHAT)
+    page = painted(laid_out(plan, "heldout", dice), plan, dice)
+    return page, page.resize((TILE, TILE), Image.Resampling.BICUBIC)
 
 
 def measured(folder: Path, run: Run, held: tuple[str, ...]) -> dict[str, Any]:
@@ -154,9 +168,11 @@ def curve(out: Path) -> list[dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m bench.{WHAT}")
     parser.add_argument("--folder", type=Path, default=Path("runs") / WHAT, help="pages and models (%(default)s)")
-    parser.add_argument("--reading", type=int, default=1500, help="steps of the stage structure (%(default)s)")
+    parser.add_argument("--reading", type=int, default=2000, help="steps of the stage structure (%(default)s)")
     parser.add_argument("--steps", type=int, default=1200, help="of the stages tasks, each way (%(default)s)")
-    parser.add_argument("--rows", type=int, default=24_000, help="training rows of each sort (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=48_000, help="training rows of parts; of pages half as many (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s)")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     asked = parser.parse_args()

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ FORMAT = 2
 MANIFEST = "manifest.yaml"
 TASKS = ("field", "next", "read", "cells")
 SPACING = 1.45
-"""Of lines, by the size of letters."""
+"""Of lines of prose, and of a line's height, by the size of letters."""
 PALE, DEEP = (236, 256), (0, 70)
 
 Box = tuple[int, int, int, int]
@@ -44,8 +45,9 @@ class Plan:
     fewest, most: fields of a form.
     asked: questions per page, one of each task in turn.
     tasks: of TASKS, joined by commas: a field's value, the word after a word, all that is written, what each cell holds.
-    lower, aside: how far down and to the right what is written may stand at most, in pixels.
-    margin, title: of the page, and letters of the title (0 for none), by the size of letters.
+    lower, aside: how far down and to the right what is written may stand at most, in pixels; raster: by whole multiples of
+        how many pixels it may stand still further down, 0 for none.
+    margin, title, spacing: of the page, letters of the title (0 for none), and from line to line of a form, by the size of letters.
     unseen: 1 where held-out pages have values that no training page has, 0 where the pages alone are new.
     part, cell: sides in pixels of the part of a page that "cells" shows, from anywhere on it, and of its cells.
     """
@@ -64,8 +66,10 @@ class Plan:
     prose: int = 4
     lower: int = 10_000
     aside: int = 0
+    raster: int = 0
     margin: float = 1.0
     title: float = 1.5
+    spacing: float = SPACING
     asked: int = 2
     tasks: str = "field,next"
     unseen: int = 1
@@ -129,7 +133,11 @@ def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
     """Title, form and as much of the prose as the page has room for."""
     made = content(split, plan.kinds.split(","), (plan.fewest, plan.most), plan.prose, dice, unseen=bool(plan.unseen))
     size = dice.randint(plan.smallest, plan.largest)
-    face, margin, step = dice.choice(faces()[: plan.fonts or None]), round(size * plan.margin), round(size * SPACING)
+    face, margin, step = (
+        dice.choice(faces()[: plan.fonts or None]),
+        round(size * plan.margin),
+        round(size * plan.spacing),
+    )
     title, top = [], margin
     if plan.title:
         title = _line(made.title, margin, margin, face, round(size * plan.title))
@@ -153,6 +161,8 @@ def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
             f"{plan.width} x {plan.height}; ask for a larger page, fewer fields or smaller letters"
         )
     by = dice.randint(0, min(plan.width - right, plan.aside)), dice.randint(0, min(plan.height - low, plan.lower))
+    if plan.raster:
+        by = by[0], by[1] + plan.raster * dice.randint(0, (plan.height - low - by[1]) // plan.raster)
     return dataclasses.replace(
         page, title=_moved(page.title, by), keys=_moved(page.keys, by), passage=_moved(page.passage, by),
         fields={key: _moved(words, by) for key, words in page.fields.items()},
@@ -207,13 +217,13 @@ def painted(page: Page, plan: Plan, dice: random.Random) -> Image.Image:
 def questions(page: Page, plan: Plan, dice: random.Random) -> Iterator[Asked]:
     """As many as are asked of a page, no two alike."""
     tasks = [task for task in plan.tasks.split(",") if task != "next" or followers(page.content)]
-    open_keys, open_words = [*page.fields], followers(page.content)
+    open_keys, open_words, written = [*page.fields], followers(page.content), [*letters(page)]
     for number in range(plan.asked):
         task = tasks[number % len(tasks)]
         if task == "cells":
             left, top = dice.randint(0, plan.width - plan.part), dice.randint(0, plan.height - plan.part)
             part = left, top, left + plan.part, top + plan.part
-            yield Asked(task, "Read the cells.", cells(letters(page), part, plan.cell), part, part)
+            yield Asked(task, "Read the cells.", cells(written, part, plan.cell), part, part)
         elif task == "read" and number < len(tasks):
             yield Asked(task, "Read the page.", "\n".join(page.lines), (0, 0, plan.width, plan.height))
         elif task == "field" and open_keys:
@@ -240,9 +250,10 @@ def rows(album: Album, plan: Plan, split: str) -> Iterator[dict[str, Any]]:
         name, dice = f"{split}/{number}", dice_of(plan.seed, "page", split, number)
         page = laid_out(plan, split, dice)
         asked = [*questions(page, plan, dice)][: wanted - made]
+        whole = cache(lambda page=page, name=name: painted(page, plan, dice_of(plan.seed, name)))
         for at, one in enumerate(asked):
             called = f"{name}-{at}" if one.part else name
-            path = album.add(called, lambda dice, page=page, part=one.part: painted(page, plan, dice).crop(part))
+            path = album.add(called, lambda _, whole=whole, part=one.part: whole().crop(part))
             question = {"role": "user", "content": [picture(path), text(one.question)]}
             answer = {"role": "assistant", "content": [text(one.answer)]}
             yield {

@@ -189,6 +189,19 @@ def test_a_cell_says_the_letter_that_is_drawn_in_it() -> None:
             assert any(line.endswith(digits) for line in lines)
 
 
+def test_no_border_of_tiles_runs_along_a_line_of_a_receipt() -> None:
+    places = set()
+    for name in ("one", "three"):
+        plan = replace(PLAN, **PAGE, **SETS[name])
+        for number in range(20):
+            one = page(number, plan=plan)
+            rows = [row for row in range(SIDE) if (np.asarray(painted(one, plan, dice_of("ink")))[row].min() < 120)]
+            assert len({row // TILE for row in rows}) == len(one.fields)
+            assert not {row for row in rows if row % TILE == 0} & {row + 1 for row in rows}
+            places |= {word.box[1] // TILE for word in one.words if name == "one"}
+    assert places == {0, 1, 2}
+
+
 def test_the_nearest_of_two_letters_in_a_cell_is_kept() -> None:
     there = [("a", 1.0, 4.0), ("b", 5.0, 4.0), ("c", 15.9, 12.0), ("d", 20.0, 4.0), ("e", -1.0, 4.0)]
     assert cells(there, (0, 0, 16, 16), 8) == "b  c"
