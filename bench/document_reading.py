@@ -53,7 +53,7 @@ SIZES: dict[str, Any] = {
 """A feature holds about one letter, so that the H-Reducer joins none."""
 WAYS: dict[str, dict[str, Any]] = {"nine tiles": {}, "one view": {"grids": "grid_1"}}
 """What the ways differ in; all else is the same."""
-LONGER = "one view, longer"
+LONGER = "one view for longer"
 ASKED = ("one", "three")
 """Sets whose held-out questions are asked."""
 SPECIALS = ("<s>", "</s>", "<unk>", "<pad>")
@@ -104,7 +104,7 @@ def structure(folder: Path, steps: int) -> Run:
 
 
 def tasks(way: str, folder: Path, steps: int, begun: Path) -> Run:
-    """From the model that reads parts. A third of the steps, the language model alone learns to find the number on receipts of one
+    """From the model that reads parts. A quarter of the steps, the language model alone learns to find the number on receipts of one
     line; then everything learns to answer about several.
 
     Args:
@@ -112,12 +112,12 @@ def tasks(way: str, folder: Path, steps: int, begun: Path) -> Run:
     """
     stages = [
         {
-            "name": "tasks", "data": ["one"], "train": ["language"], "max_steps": steps // 3, "batch": 32,
+            "name": "tasks", "data": ["one"], "train": ["language"], "max_steps": steps // 4, "batch": 32,
             "learning_rate": 2e-3, "lr_scheduler_type": "constant", "warmup_steps": 30,
         },
         {
-            "name": "tasks", "data": ["one", "three"], "train": ["image", "language"], "max_steps": steps - steps // 3, "batch": 32,
-            "learning_rate": 1.5e-3, "lr_of": {"image": 5e-4}, "warmup_steps": 30,
+            "name": "tasks", "data": ["one", "three"], "train": ["image", "language"], "max_steps": steps - steps // 4, "batch": 32,
+            "learning_rate": 2e-3, "lr_of": {"image": 5e-4}, "warmup_steps": 30,
         },
     ]  # fmt: skip
     return run_of(way, folder, stages, {"init": str(begun), "system_overrides": WAYS.get(way, WAYS["one view"])})
