@@ -20,6 +20,7 @@ FIRST = "Ada Alan Barbara Carl Clara Dora Edith Emil Frida Grace Hanna Henri Ida
 LAST = "Adams Becker Clark Dietz Evans Fischer Garcia Hansen Ito Jones Keller Lopez Meyer Novak Olsen Peters Quinn Rossi Smith Turner Weber".split()  # noqa: E501, SIM905
 CITIES = "Athens Berlin Bern Boston Cairo Delhi Dublin Geneva Hanoi Kyoto Lagos Lima Lisbon London Lyon Madrid Milan Nairobi Oslo Paris Prague Quito Riga Rome Seoul Sofia Tokyo Turin Vienna Zagreb".split()  # noqa: E501, SIM905
 MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905
+GOODS = "Bun Egg Fig Ham Jam Nut Oil Pie Rye Tea Wax Yam".split()  # noqa: SIM905
 Maker = Callable[[random.Random], str]
 VALUES: dict[str, Maker] = {
     "number": lambda dice: f"{dice.choice('ABCDEFGHKLMNPRSTUVWXYZ')}{dice.randrange(1000, 100_000)}",
@@ -30,12 +31,14 @@ VALUES: dict[str, Maker] = {
     "weight": lambda dice: f"{dice.randint(1, 99)}.{dice.randrange(10)} kg",
     "count": lambda dice: str(dice.randint(2, 999)),
     "room": lambda dice: f"{dice.choice('ABCDE')}{dice.randint(1, 9)}.{dice.randrange(100):02}",
+    "cents": lambda dice: str(dice.randint(100, 999)),
 }
 FORMS: dict[str, dict[str, str]] = {
     "Invoice": {"Invoice": "number", "Date": "date", "Customer": "name", "City": "city", "Total": "money", "Discount": "money"},
     "Delivery note": {"Order": "number", "Driver": "name", "City": "city", "Weight": "weight", "Parcels": "count"},
     "Ticket": {"Ticket": "number", "Passenger": "name", "From": "city", "To": "city", "Price": "money", "Seat": "room"},
     "Report": {"Report": "number", "Author": "name", "Date": "date", "Room": "room", "Pages": "count"},
+    "Receipt": dict.fromkeys(GOODS, "cents"),
 }  # fmt: skip
 """Title -> key -> kind of its value."""
 QUESTIONS = {
@@ -46,7 +49,7 @@ QUESTIONS = {
     "From": "Where does the journey begin?", "To": "Where does the journey end?", "Total": "What is the total?",
     "Discount": "What is the discount?", "Price": "What is the price?", "Weight": "What is the weight?",
     "Parcels": "How many parcels are there?", "Pages": "How many pages are there?", "Seat": "Which seat is it?",
-    "Room": "Which room is it?",
+    "Room": "Which room is it?", **{one: f"{one}?" for one in GOODS},
 }  # fmt: skip
 
 

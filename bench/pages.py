@@ -11,23 +11,25 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from bench.page_cells import cells, centres
 from bench.page_text import QUESTIONS, SPLITS, VALUES, Content, bare, content, followers, sentences
 from scops.checkpoints.write import save_json, save_text
 from scops.demo.album import Album, dice_of
 from scops.demo.pictures import faces, font
 from scops.demo.row import picture, text
 
-FORMAT = 1
+FORMAT = 2
 """Counted up whenever the same plan would make other rows or pictures."""
 MANIFEST = "manifest.yaml"
-TASKS = ("field", "next", "read")
-SPACING, TITLE = 1.45, 1.5
-"""Of lines, and of the title's letters, by the size of letters."""
+TASKS = ("field", "next", "read", "cells")
+SPACING = 1.45
+"""Of lines of prose, and of a line's height, by the size of letters."""
 PALE, DEEP = (236, 256), (0, 70)
 
 Box = tuple[int, int, int, int]
@@ -42,8 +44,12 @@ class Plan:
     smallest, largest: size of letters, in pixels.
     fewest, most: fields of a form.
     asked: questions per page, one of each task in turn.
-    tasks: of TASKS, joined by commas: a field's value, the word after a word, all that is written.
+    tasks: of TASKS, joined by commas: a field's value, the word after a word, all that is written, what each cell holds.
+    lower, aside: how far down and to the right what is written may stand at most, in pixels; raster: by whole multiples of
+        how many pixels it may stand still further down, 0 for none.
+    margin, title, spacing: of the page, letters of the title (0 for none), and from line to line of a form, by the size of letters.
     unseen: 1 where held-out pages have values that no training page has, 0 where the pages alone are new.
+    part, cell: sides in pixels of the part of a page that "cells" shows, from anywhere on it, and of its cells.
     """
 
     rows: int = 3000
@@ -59,9 +65,16 @@ class Plan:
     kinds: str = ",".join(VALUES)
     prose: int = 4
     lower: int = 10_000
+    aside: int = 0
+    raster: int = 0
+    margin: float = 1.0
+    title: float = 1.5
+    spacing: float = SPACING
     asked: int = 2
     tasks: str = "field,next"
     unseen: int = 1
+    part: int = 48
+    cell: int = 8
 
 
 @dataclass(frozen=True)
@@ -106,22 +119,29 @@ class Page:
 @dataclass(frozen=True)
 class Asked:
     """Args:
-    answer: in the letters of the page; box: where it stands.
+    answer: in the letters of the page; box: where it stands; part: what is shown instead of the whole page.
     """
 
     task: str
     question: str
     answer: str
     box: Box
+    part: Box | None = None
 
 
 def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
     """Title, form and as much of the prose as the page has room for."""
     made = content(split, plan.kinds.split(","), (plan.fewest, plan.most), plan.prose, dice, unseen=bool(plan.unseen))
     size = dice.randint(plan.smallest, plan.largest)
-    face, margin, step = dice.choice(faces()[: plan.fonts or None]), size, round(size * SPACING)
-    title = _line(made.title, margin, margin, face, round(size * TITLE))
-    top = margin + round(size * TITLE * SPACING) + size // 2
+    face, margin, step = (
+        dice.choice(faces()[: plan.fonts or None]),
+        round(size * plan.margin),
+        round(size * plan.spacing),
+    )
+    title, top = [], margin
+    if plan.title:
+        title = _line(made.title, margin, margin, face, round(size * plan.title))
+        top += round(size * plan.title * SPACING) + size // 2
     column = margin + max(_wide(f"{key}:", face, size) for key, _ in made.fields) + size
     keys, fields = [], {}
     for key, value in made.fields:
@@ -129,7 +149,9 @@ def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
         fields[key] = tuple(_line(value, column, top, face, size))
         top += step
     passage = _paragraph(made.passage, margin, top + step, plan, face, size)
-    shown = dataclasses.replace(made, passage=tuple(word.text for word in passage))
+    shown = dataclasses.replace(
+        made, title=made.title if plan.title else "", passage=tuple(word.text for word in passage)
+    )
     page = Page(shown, tuple(title), tuple(keys), fields, tuple(passage))
     low = max(word.box[3] for word in page.words)
     right = max(word.box[2] for word in page.words)
@@ -138,17 +160,21 @@ def laid_out(plan: Plan, split: str, dice: random.Random) -> Page:
             f"a form of {len(made.fields)} fields in letters of {size} needs {right} x {low} pixels, but the page has "
             f"{plan.width} x {plan.height}; ask for a larger page, fewer fields or smaller letters"
         )
-    down = dice.randint(0, min(plan.height - low, plan.lower))
+    by = dice.randint(0, min(plan.width - right, plan.aside)), dice.randint(0, min(plan.height - low, plan.lower))
+    if plan.raster:
+        by = by[0], by[1] + plan.raster * dice.randint(0, (plan.height - low - by[1]) // plan.raster)
     return dataclasses.replace(
-        page, title=_down(page.title, down), keys=_down(page.keys, down), passage=_down(page.passage, down),
-        fields={key: _down(words, down) for key, words in page.fields.items()},
+        page, title=_moved(page.title, by), keys=_moved(page.keys, by), passage=_moved(page.passage, by),
+        fields={key: _moved(words, by) for key, words in page.fields.items()},
     )  # fmt: skip
 
 
-def _down(words: tuple[Word, ...], by: int) -> tuple[Word, ...]:
-    """What is written stands anywhere between the top and the bottom."""
+def _moved(words: tuple[Word, ...], by: tuple[int, int]) -> tuple[Word, ...]:
+    """What is written stands so many pixels further right and further down."""
+    x, y = by
     return tuple(
-        dataclasses.replace(word, box=(word.box[0], word.box[1] + by, word.box[2], word.box[3] + by)) for word in words
+        dataclasses.replace(word, box=(word.box[0] + x, word.box[1] + y, word.box[2] + x, word.box[3] + y))
+        for word in words
     )
 
 
@@ -191,10 +217,14 @@ def painted(page: Page, plan: Plan, dice: random.Random) -> Image.Image:
 def questions(page: Page, plan: Plan, dice: random.Random) -> Iterator[Asked]:
     """As many as are asked of a page, no two alike."""
     tasks = [task for task in plan.tasks.split(",") if task != "next" or followers(page.content)]
-    open_keys, open_words = [*page.fields], followers(page.content)
+    open_keys, open_words, written = [*page.fields], followers(page.content), [*letters(page)]
     for number in range(plan.asked):
         task = tasks[number % len(tasks)]
-        if task == "read" and number < len(tasks):
+        if task == "cells":
+            left, top = dice.randint(0, plan.width - plan.part), dice.randint(0, plan.height - plan.part)
+            part = left, top, left + plan.part, top + plan.part
+            yield Asked(task, "Read the cells.", cells(written, part, plan.cell), part, part)
+        elif task == "read" and number < len(tasks):
             yield Asked(task, "Read the page.", "\n".join(page.lines), (0, 0, plan.width, plan.height))
         elif task == "field" and open_keys:
             key = open_keys.pop(dice.randrange(len(open_keys)))
@@ -203,6 +233,10 @@ def questions(page: Page, plan: Plan, dice: random.Random) -> Iterator[Asked]:
             at = open_words.pop(dice.randrange(len(open_words)))
             word, after = page.passage[at], page.passage[at + 1]
             yield Asked(task, f'Which word follows "{word.text}"?', bare(after.text), after.box)
+
+
+def letters(page: Page) -> Iterator[tuple[str, float, float]]:
+    return (one for word in page.words for one in centres(word.text, *word.box[:2], word.face, word.size))
 
 
 def _around(words: tuple[Word, ...]) -> Box:
@@ -216,8 +250,10 @@ def rows(album: Album, plan: Plan, split: str) -> Iterator[dict[str, Any]]:
         name, dice = f"{split}/{number}", dice_of(plan.seed, "page", split, number)
         page = laid_out(plan, split, dice)
         asked = [*questions(page, plan, dice)][: wanted - made]
-        path = album.add(name, lambda dice, page=page: painted(page, plan, dice))
+        whole = cache(lambda page=page, name=name: painted(page, plan, dice_of(plan.seed, name)))
         for at, one in enumerate(asked):
+            called = f"{name}-{at}" if one.part else name
+            path = album.add(called, lambda _, whole=whole, part=one.part: whole().crop(part))
             question = {"role": "user", "content": [picture(path), text(one.question)]}
             answer = {"role": "assistant", "content": [text(one.answer)]}
             yield {
@@ -237,6 +273,10 @@ def prepare(folder: Path, plan: Plan = Plan()) -> Path:
     for asked, known in ((plan.tasks, TASKS), (plan.kinds, VALUES)):
         if unknown := set(asked.split(",")) - set(known):
             raise ValueError(f"{sorted(unknown)} are not among {', '.join(known)}")
+    if "cells" in plan.tasks.split(",") and (plan.part % plan.cell or plan.part > min(plan.height, plan.width)):
+        raise ValueError(
+            f"a part of {plan.part} pixels of a page of {plan.width} x {plan.height} is to be of whole cells of {plan.cell}"
+        )
     words = hashlib.sha256(json.dumps(sentences()).encode()).hexdigest()[:16]
     recipe = {
         "format": FORMAT,

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 BAR, EDGE, COLOURS = 0.23, 1.6, ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1")
 """Inches per bar, inches around them; one colour per bench in turn."""
@@ -78,6 +79,40 @@ def long_visual(result: Mapping[str, Any], path: Path) -> None:
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("pictures", fontsize=8)
         axes.legend(fontsize=7)
+    _save(figure, path)
+
+
+def reading(result: Mapping[str, Any], page: Image.Image, view: Image.Image, path: Path) -> None:
+    """A page and the view of it, how each way learnt, and what it came to.
+
+    Args:
+        page, view: as the encoder gets them, the page before it is cut.
+    """
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    whole, small, losses, scores = figure.subplots(1, 4)
+    for axes, picture, title in ((whole, page, "a page, to be cut in nine"), (small, view, "one view of it")):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(f"{title}, {picture.height} pixels", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for side in (1, 2):
+        whole.axhline(side * view.height - 0.5, color=COLOURS[0], linewidth=0.8)
+        whole.axvline(side * view.width - 0.5, color=COLOURS[0], linewidth=0.8)
+    for number, (colour, (way, found)) in enumerate(zip(COLOURS, result["ways"].items(), strict=False)):
+        steps, values = zip(*((line["step"], line["loss"]) for line in found["curve"]), strict=True)
+        losses.plot(steps, values, color=colour, label=way)
+        heights = [found["scores"][name][metric] for name in ("one", "three") for metric in ("exact", "anls")]
+        bars = scores.bar([at + (number - 1) * 0.27 for at in range(4)], heights, 0.25, color=colour, label=way)
+        scores.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=6)
+    losses.set_title("loss of the tasks", fontsize=9)
+    losses.set_xlabel("steps", fontsize=8)
+    losses.legend(fontsize=7)
+    scores.set_title("held-out questions", fontsize=9)
+    scores.set_ylim(0, 1.05)
+    scores.set_xticks(
+        range(4), ["one line\nexact", "one line\nANLS", "three lines\nexact", "three lines\nANLS"], fontsize=7
+    )
+    scores.legend(fontsize=7)
     _save(figure, path)
 
 

@@ -24,7 +24,7 @@ Result = Mapping[str, Any]
 
 
 def main() -> None:
-    from bench import plot  # late: matplotlib is slow to import
+    from bench import document_reading, plot  # late: matplotlib and torch are slow to import
 
     results = newest(RESULTS)
     for path, section in SECTIONS.items():
@@ -35,6 +35,8 @@ def main() -> None:
         plot.growth(result, IMAGES / "growth.png")
     for result in having(results, "sides")[:1]:
         plot.long_visual(result, IMAGES / "long_visual.png")
+    for result in having(results, "ways")[:1]:
+        plot.reading(result, *document_reading.seen(), IMAGES / "reading.png")
 
 
 def newest(folder: Path) -> list[Result]:
@@ -159,6 +161,24 @@ def members(results: Sequence[Result]) -> str:
     return _by_machine(known, ("member", "loss by stage", *tasks), lines)
 
 
+def reading(results: Sequence[Result]) -> str:
+    """A line per way of reading pages."""
+    return _by_machine(
+        having(results, "ways"),
+        ("way", "steps", "processor, s", "one line: exact", "ANLS", "three lines: exact", "ANLS"),
+        lambda result: (
+            (
+                way,
+                f"{found['steps']:,}",
+                _short(found["worked"]),
+                *(f"{found['scores'][name][metric]:.3f}" for name in ("one", "three") for metric in ("exact", "anls")),
+            )
+            for way, found in result["ways"].items()
+        ),
+        picture="![Reading pages](img/reading.png)",
+    )
+
+
 def with_section(text: str, section: str) -> str:
     """The text with the section between its markers.
 
@@ -178,6 +198,7 @@ SECTIONS: Mapping[Path, Callable[[Sequence[Result]], str]] = {
     DOCS / "growth.md": growth,
     DOCS / "many-pictures.md": many_pictures,
     DOCS / "systems" / "composed.md": members,
+    DOCS / "reading-pages.md": reading,
 }
 """Which page says what."""
 

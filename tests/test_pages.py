@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import scops
+from bench.document_reading import CELL, LONGER, PAGE, SETS, SIDE, SIZES, TILE, WAYS, characters, structure, tasks
+from bench.page_cells import BLANK, cells
 from bench.page_text import FORMS, QUESTIONS, VALUES, bare, sentences, split_of
-from bench.pages import MANIFEST, Page, Plan, laid_out, painted, prepare, questions
+from bench.pages import MANIFEST, Page, Plan, laid_out, letters, painted, prepare, questions
 from scops.core.sample import Media
 from scops.data.readers import open_dataset
+from scops.data.tokenizer import Tokenizer
 from scops.demo.album import dice_of
 from scops.lab.evaluation import questions as exam
-from scops.systems import SYSTEMS
+from scops.model.training import build
 
 PLAN = Plan(rows=30, held=12, asked=3, tasks="field,next,read")
 
@@ -162,25 +167,77 @@ def _digit(digit: str, by: int) -> np.ndarray:
 def test_a_page_without_room_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ask for a larger page"):
         prepare(tmp_path / "small", replace(PLAN, width=60))
-    with pytest.raises(ValueError, match="are not among field, next, read"):
+    with pytest.raises(ValueError, match="are not among field, next, read, cells"):
         prepare(tmp_path / "odd", replace(PLAN, tasks="field,sing"))
 
 
-@pytest.mark.skipif("docowl1.5" not in SYSTEMS, reason="reads with DocOwl 1.5")
-def test_variants_of_document_reading_differ_in_the_cut_alone(tmp_path: Path) -> None:
-    from bench.document_reading import PAGES, VARIANTS, characters, run_of
-    from scops.model.training import build
+def test_a_cell_says_the_letter_that_is_drawn_in_it() -> None:
+    plan = replace(PLAN, **PAGE, fewest=3, most=3)
+    for number in range(20):
+        one = page(number, plan=plan)
+        grey = np.asarray(painted(one, plan, dice_of("ink")).convert("L"))
+        said = cells(letters(one), (0, 0, plan.width, plan.height), plan.cell)
+        rows, columns = plan.height // plan.cell, plan.width // plan.cell
+        assert len(said) == rows * columns
+        for at, letter in enumerate(said):
+            top, left = at // columns * plan.cell, at % columns * plan.cell
+            if letter != BLANK:
+                assert grey[top - 4 : top + plan.cell + 4, left : left + plan.cell].min() < 160, (number, letter)
+        lines = [said[row * columns : (row + 1) * columns].replace(BLANK, "") for row in range(rows)]
+        for value in one.fields.values():
+            digits = value[0].text if Path(value[0].face).name else ""  # Pillow's own digits are narrower than a cell
+            assert any(line.endswith(digits) for line in lines)
 
-    characters(tmp_path / "tokenizer")
-    plan = replace(PLAN, **PAGES)
-    media, models = {}, {}
-    for variant in VARIANTS:
-        run = run_of(variant, tmp_path, 8, 2)
-        models[variant] = build(run)
-        media[variant] = models[variant].layout.media["image"]
-    shapes = [[(path, p.shape) for path, p in model.module.named_parameters()] for model in models.values()]
-    assert shapes[0] == shapes[1]
-    pictures = {variant: len(one.cut_of(plan.height, plan.width)) for variant, one in media.items()}
-    assert pictures == {"tiles": 13, "one view": 1}
-    tokenizer = models["tiles"].tokenizer
+
+def test_no_border_of_tiles_runs_along_a_line_of_a_receipt() -> None:
+    places = set()
+    for name in ("one", "three"):
+        plan = replace(PLAN, **PAGE, **SETS[name])
+        for number in range(20):
+            one = page(number, plan=plan)
+            rows = [row for row in range(SIDE) if (np.asarray(painted(one, plan, dice_of("ink")))[row].min() < 120)]
+            assert len({row // TILE for row in rows}) == len(one.fields)
+            assert not {row for row in rows if row % TILE == 0} & {row + 1 for row in rows}
+            places |= {word.box[1] // TILE for word in one.words if name == "one"}
+    assert places == {0, 1, 2}
+
+
+def test_the_nearest_of_two_letters_in_a_cell_is_kept() -> None:
+    there = [("a", 1.0, 4.0), ("b", 5.0, 4.0), ("c", 15.9, 12.0), ("d", 20.0, 4.0), ("e", -1.0, 4.0)]
+    assert cells(there, (0, 0, 16, 16), 8) == "b  c"
+    assert cells(there, (8, 8, 16, 16), 8) == "c"
+
+
+def test_parts_of_pages_are_pictures_of_their_own(tmp_path: Path) -> None:
+    made = prepare(tmp_path / "parts", replace(PLAN, **PAGE, **SETS["parts"], rows=8, held=2))
+    for row in rows_of(made, "train"):
+        left, top, right, bottom = row["box"]
+        with Image.open(made / row["messages"][0]["content"][0]["image"]) as image:
+            assert image.size == (right - left, bottom - top) == (TILE, TILE)
+        assert len(answer_of(row)) == (TILE // CELL) ** 2
+    with pytest.raises(ValueError, match="whole cells"):
+        prepare(tmp_path / "odd", replace(PLAN, tasks="cells", part=30))
+
+
+def test_ways_of_document_reading_differ_in_the_cut_alone(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_folder(characters(tmp_path / "tokenizer"))
+    scops.create("docowl1.5-chat", SIZES, tokenizer=tokenizer, pretrained=False).save(tmp_path / "begun")
+    models = {way: build(tasks(way, tmp_path, 9, tmp_path / "begun")) for way in (*WAYS, LONGER)}
+    states = [model.module.state_dict() for model in models.values()]
+    assert all(torch.equal(value, state[path]) for state in states for path, value in states[0].items())
+    pictures = {way: len(model.layout.media["image"].cut_of(SIDE, SIDE)) for way, model in models.items()}
+    assert pictures == {"nine tiles": 9, "one view": 1, LONGER: 1}
+    assert [stage.max_steps for stage in tasks(LONGER, tmp_path, 9, tmp_path).staged()] == [2, 7]
     assert tokenizer.decode(tokenizer.encode_text("B2.07 é"), skip_special=True) == "B2.07 é"
+
+
+def test_a_part_of_a_page_has_a_token_for_each_of_its_cells(tmp_path: Path) -> None:
+    characters(tmp_path / "data" / "tokenizer")
+    made = prepare(tmp_path / "data" / "parts", Plan(rows=4, held=2, **PAGE, **SETS["parts"]))
+    model = build(structure(tmp_path, 1))
+    for sample in open_dataset(made / "train_pages.jsonl"):
+        example = model.processor(sample)
+        (span,) = example.spans
+        learnt = model.tokenizer.decode(example.ids_T[example.learn_T].tolist(), skip_special=False)
+        assert span.length == int(example.learn_T.sum()) == (TILE // CELL) ** 2 + 1
+        assert learnt == f"{sample.turns[-1].parts[0].text}</s>"

@@ -22,7 +22,7 @@ from scops.model.parts import Parts, sources_of
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import begin
-from scops.systems import Origin, Origins, find, module_of, spec_for, spec_from_json
+from scops.systems import Origin, Origins, changed, find, module_of, spec_for, spec_from_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -39,6 +39,7 @@ def load(
     merge: bool = False,
     quantise: str | Mapping[str, str] | None = None,
     trust: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
 ) -> Model:
     """A model that is ready to talk.
 
@@ -50,15 +51,18 @@ def load(
         merge: fold adapters into the weights.
         quantise: "int8" or "int4" for the language model, or by role {"language": "int4"}; adapters are merged first.
         trust: packages outside scops whose connectors the folder may name; without it, naming one is an error.
+        overrides: changes to a folder's spec that leave all weights as they are, such as how pictures are cut.
     Raises:
         ValueError, OSError: saying what was found, what was expected and where.
     """
     roles_of(quantise)
     path = Path(name).expanduser()
+    if overrides and (not path.is_dir() or peft.is_adapter(path) or not (finished(path) / "config.json").is_file()):
+        raise ValueError(f"overrides change the spec of a folder with a config.json, and {name} is none")
     if path.is_dir() and peft.is_adapter(path):
         model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device, trust=trust), path)
     elif path.is_dir():
-        model = _from_folder(path, dtype, device, trust)
+        model = _from_folder(path, dtype, device, trust, overrides or {})
     elif path.is_file():
         model = _from_file(path, dtype, device)
     elif _is_known(str(name)):
@@ -134,7 +138,11 @@ def reading(name: str | Path, trust: Sequence[str] = ()) -> tuple[Any, Tokenizer
 
 
 def _from_folder(
-    folder: Path, dtype: torch.dtype | str, device: torch.device | str, trust: Sequence[str] = ()
+    folder: Path,
+    dtype: torch.dtype | str,
+    device: torch.device | str,
+    trust: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
 ) -> Model:
     if parts.is_parts(folder):
         return _from_parts(Parts.read(folder, trust), dtype, device)
@@ -146,6 +154,9 @@ def _from_folder(
     spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
+    if overrides:
+        spec, how = changed(spec, overrides), {kind: media.pixels.resize for kind, media in layout.media.items()}
+        layout = module_file.layout(spec).resized_by(how)
     module = empty(config.system, spec, tokenizer, dtype_of(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     source = Source(reader, keys)

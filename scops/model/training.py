@@ -51,12 +51,10 @@ def build(run: Run) -> Model:
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
         return create(run.system, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
-    if overrides or run.tokenizer:
-        raise ValueError(
-            f"init {run.init} brings its own sizes and tokenizer; leave out system_overrides and tokenizer"
-            + f", and {' and '.join(run.parts())}" * bool(run.parts())
-        )
-    model = load(run.init, dtype=torch.float32, trust=run.trust)
+    brought = ["tokenizer"] * bool(run.tokenizer) + [*run.parts()]
+    if brought:
+        raise ValueError(f"init {run.init} brings its own parts and tokenizer; leave out {' and '.join(brought)}")
+    model = load(run.init, dtype=torch.float32, trust=run.trust, overrides=run.system_overrides)
     if model.system != system:
         raise ValueError(f"init {run.init} is a {model.system}, but the run's system {run.system!r} is a {system}")
     if run.system == size:

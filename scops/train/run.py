@@ -83,7 +83,7 @@ class Run(_Words):
     Args:
         system: a system and size, such as "owl-tiny" or "mplug-owl-llama-7b".
         init: a folder whose weights are taken first; by default the system's own sources.
-        system_overrides: changes to the system's sizes.
+        system_overrides: changes to the system's sizes; to those of `init`, where they leave all weights as they are.
         encoder, connector, fusion, language: parts of a composed system: a name that is offered, or {kind: name} with numbers; a
             connector also package.module:Class.
         trust: packages outside scops whose connectors the folder `init` may name.

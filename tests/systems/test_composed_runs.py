@@ -49,7 +49,7 @@ def test_init_of_a_composed_system_chooses_the_recipe_of_its_fusion(tmp_path: Pa
     folder = scops.compose(**chosen, tokenizer=tiny.tokenizer(), pretrained=False).save(tmp_path / "kept")
     stages = stages_of(run(init=str(folder)))
     assert any("gated_attn" in glob for glob in stages["align"].train)
-    with pytest.raises(ValueError, match=r"brings its own sizes and tokenizer.*and connector"):
+    with pytest.raises(ValueError, match=r"brings its own parts and tokenizer; leave out connector"):
         build(run(init=str(folder), connector="mlp"))
 
 

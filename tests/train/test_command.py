@@ -11,7 +11,7 @@ import yaml
 
 import scops
 from scops.cli.train import train
-from scops.model.training import stages_of
+from scops.model.training import build, stages_of
 from scops.train import loop as loop_module
 from scops.train.run import Run
 from tests import tiny
@@ -92,7 +92,8 @@ def test_an_interrupt_exits_130_and_the_folder_goes_on(file, tmp_path, monkeypat
         ("system=owl-nono", "no system or size is called 'owl-nono'; did you mean 'owl-nano'"),
         ("recipe=owl-tinny", "owl-small has no recipe 'owl-tinny'; did you mean 'owl-tiny'"),
         ("data.squares.path=''", r"data set 'squares' has no path; give data\.squares\.path"),
-        ("tokenizer=somewhere", "init .* brings its own sizes and tokenizer"),
+        ("tokenizer=somewhere", "init .* brings its own parts and tokenizer; leave out tokenizer"),
+        ("system_overrides={abstractor: {queries: 4}}", r"image\.connector\.queries"),
         ("system=llama", "is a owl-small, but the run's system 'llama' is a llama"),
         ("stages.align.train=[language.blocs]", "did you mean 'language.blocks'"),
     ],
@@ -107,3 +108,24 @@ def test_a_size_has_its_own_stages_and_a_recipe_chooses_others():
     assert list(stages_of(Run(system="owl-tiny", stages=["align"]))) == ["words", "align", "instruct"]
     assert stages_of(Run(system="owl-nano", stages=["align"]))["align"].train == ("language",)
     assert list(stages_of(Run(system="llama", stages=["lora"], recipe="lora"))) == ["lora"]
+
+
+def test_a_folder_is_cut_in_another_way_with_the_same_weights(tmp_path):
+    """As DocOwl 1.5's second stage begins with the whole view that its first has not."""
+    model = tiny.docowl15()
+    model.resize_by("torch")
+    model.save(tmp_path / "before")
+    words = {"system": "docowl1.5-chat", "init": str(tmp_path / "before"), "stages": ["structure"]}
+    after = build(Run.check({**words, "system_overrides": {"grids": "grid_1", "whole": ""}}))
+    cuts = [len(one.layout.media["image"].cut_of(56, 56)) for one in (model, after)]
+    assert cuts == [5, 1]
+    assert after.layout.media["image"].pixels.resize == "torch"
+    kept = model.module.state_dict()
+    assert all(torch.equal(value, kept[path]) for path, value in after.module.state_dict().items())
+    with pytest.raises(ValueError, match=r"language\.blocks\.1"):
+        build(Run.check({**words, "system_overrides": {"language": {"layers": 1}}}))
+
+
+def test_what_has_no_spec_of_its_own_is_not_changed():
+    with pytest.raises(ValueError, match="owl-tiny is none"):
+        scops.load("owl-tiny", overrides={"side": 64})
