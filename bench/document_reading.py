@@ -202,8 +202,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         *beginning(result),
         "A DocOwl 1.5 of 1 million parameters from scratch; 300 held-out questions of each sort, about numbers of three digits "
-        f"that no training page has. Stage `structure`: {read['steps']} steps of 64 parts, {share} of cells read, "
-        f"{read['worked']:.0f} s of the processor. Stages `tasks`: batches of 32.", "",
+        f"that no training page has. Stage `structure`: {read['steps']} steps of 64 parts, {share} of cells read. Stages `tasks`: "
+        "batches of 32.", "",
         "| | steps | processor, s | last loss | one line: exact | ANLS | three lines: exact | ANLS |", "|---|" + "--:|" * 7,
     ]  # fmt: skip
     for way, found in result["ways"].items():
