@@ -57,7 +57,8 @@ def standing(row: Row, found: Mapping[str, bool]) -> dict[str, Any]:
         column: None if column in row.without else found.get(row.tests.get(column, ""), False) for column in COLUMNS
     }
     proved = cells[EQUAL] and all(value is not False for value in cells.values())
-    status = "proved" if proved else "built" if cells["built"] else "planned"
+    begun = "begun" if any(cells.values()) else "planned"
+    status = "proved" if proved else "built" if cells["built"] else begun
     return {"status": status, "title": row.title, "group": row.group, **cells}
 
 
@@ -70,7 +71,7 @@ def page(data: Mapping[str, Mapping[str, Any]]) -> str:
         "[systems_and_tests.py](systems_and_tests.py); an empty cell is none; – means that there is no such thing.\n\n"
         f"{legend}\n\n"
         "*proved*: equal to its reference, and every other cell that can be ticked is. *built*: it stands at full size.\n"
-        "*planned*: neither.\n\n"
+        "*begun*: some of it, but not that. *planned*: nothing.\n\n"
         f"{table(data)}"
     )
 

@@ -11,7 +11,7 @@ from scops.systems import SYSTEMS
 
 ROOT = Path(__file__).parent.parent
 SAID = json.loads((ROOT / "docs" / "status.json").read_text("utf-8"))
-STATUSES = {"planned", "built", "proved"}
+STATUSES = {"planned", "begun", "built", "proved"}
 
 
 def loaded(name: str) -> ModuleType:

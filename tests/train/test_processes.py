@@ -22,6 +22,8 @@ for dropout in (m for m in module.modules() if isinstance(m, torch.nn.Dropout)):
     dropout.p = 0.0
 stages = ["align", {"name": "tune", "lora": {"dropout": 0.0}}]
 toy.go(folder, module, stages=stages)
+if world > 1:
+    distributed.destroy_process_group()  # its threads must not outlive the interpreter
 """
 
 
