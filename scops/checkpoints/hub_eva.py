@@ -36,6 +36,11 @@ HUB_EVA = KeyMap(  # below `vision_model.`
 )
 
 
+def running(spec: EvaSpec) -> tuple[str, ...]:
+    """Globs of what runs of EVA-CLIP's own file, eva_vit_g.pth, which has a block more."""
+    return ("cls_token", "pos_embed", "patch_embed", *(f"blocks.{number}" for number in range(spec.layers)))
+
+
 def eva_spec(config: Mapping[str, Any]) -> EvaSpec:
     """Of a `vision_config` as transformers' Blip2VisionConfig; what it leaves out is g/14's."""
     return EvaSpec(

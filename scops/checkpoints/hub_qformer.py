@@ -47,17 +47,17 @@ HUB_QFORMER = KeyMap(same("layernorm.{w}", "norm.{w}"), _LAYERS)  # below `qform
 HUB_QFORMER_READING = KeyMap(WORDS, same("embeddings.layernorm.{w}", "norm.{w}"), _LAYERS)  # InstructBLIP's
 
 
-def qformer_spec(config: Mapping[str, Any], *, queries: int, reads: bool) -> QFormerSpec:
+def qformer_spec(config: Mapping[str, Any], *, queries: int, words: int) -> QFormerSpec:
     """Of a `qformer_config` as transformers' Blip2QFormerConfig; what it leaves out is BERT's.
 
     Args:
-        reads: whether it has words.
+        words: how many it has where the config does not say; 0 for one that reads none, whatever it says.
     """
     return QFormerSpec(
         dim=config.get("hidden_size", 768), hidden=config.get("intermediate_size", 3072),
         layers=config.get("num_hidden_layers", 12), heads=config.get("num_attention_heads", 12), queries=queries,
         width=config.get("encoder_hidden_size", 1408), every=config.get("cross_attention_frequency", 2),
-        vocab=config.get("vocab_size", 30523) if reads else 0, context=config.get("max_position_embeddings", 512),
+        vocab=config.get("vocab_size", words) if words else 0, context=config.get("max_position_embeddings", 512),
         eps=config.get("layer_norm_eps", 1e-12),
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scops.checkpoints.keymap import KeyMap
 from scops.connectors.qformer import QFormerSpec, tokens_for
 from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template, Written
 from scops.core.names import nearest
@@ -42,11 +41,14 @@ class Spec:
     template: str = "question"
 
 
+FLAN_T5 = {
+    "flan-t5-xl": T5Spec(activation="gelu"),
+    "flan-t5-xxl": T5Spec(dim=4096, hidden=10240, heads=64, activation="gelu"),
+}
 LANGUAGES = {
     "opt-2.7b": OptSpec(),
     "opt-6.7b": OptSpec(dim=4096, hidden=16384),
-    "flan-t5-xl": T5Spec(activation="gelu"),
-    "flan-t5-xxl": T5Spec(dim=4096, hidden=10240, heads=64, activation="gelu"),
+    **FLAN_T5,
 }
 SIZES = {f"blip2-{name}": Spec(language=language) for name, language in LANGUAGES.items()}
 
@@ -57,16 +59,7 @@ def build(spec: Spec) -> MultimodalDecoder | EncoderDecoder:
 
 # How published --------------------------------------------------------------------------------------------------------
 
-
-def authors(spec: Spec) -> KeyMap:
-    return lavis.lavis_keys(spec)
-
-
-def transformers(spec: Spec) -> KeyMap:
-    return lavis.hub_keys(spec)
-
-
-KEYS = {"authors": authors, "transformers": transformers}
+KEYS = {"authors": lavis.lavis_keys, "transformers": lavis.hub_keys}
 ARCHS = {"blip2_opt": OptSpec, "blip2_t5": T5Spec}
 WRITES = "Blip2ForConditionalGeneration"
 
@@ -74,10 +67,7 @@ WRITES = "Blip2ForConditionalGeneration"
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that LAVIS's or transformers' config.json means; None when it is another system's."""
     if config.get("arch") in ARCHS:
-        numbers = lavis.lavis_numbers(config, LANGUAGES, QFormerSpec())
-        if not isinstance(numbers["language"], ARCHS[config["arch"]]):
-            raise ValueError(f"arch is {config['arch']!r}, but its language model is another's: {numbers['language']}")
-        return Spec(**numbers)
+        return Spec(**lavis.lavis_numbers(config, ARCHS, LANGUAGES, QFormerSpec()))
     if config.get("model_type") != "blip-2" or WRITES not in (config.get("architectures") or [WRITES]):
         return None
     return Spec(**lavis.hub_numbers(config, reads=False))
@@ -85,8 +75,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 
 def authors_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the `model` section of LAVIS's YAML files."""
-    arch = next(arch for arch, kind in ARCHS.items() if isinstance(spec.language, kind))
-    return lavis.lavis_config(spec, arch, LANGUAGES, QFormerSpec())
+    return lavis.lavis_config(spec, ARCHS, LANGUAGES, QFormerSpec())
 
 
 def transformers_config(spec: Spec) -> dict[str, Any]:

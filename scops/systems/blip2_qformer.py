@@ -11,8 +11,8 @@ from torch import nn
 
 from scops.checkpoints.hub_bert import TRANSFORM, WORDS
 from scops.checkpoints.hub_clip import OPENAI_CLIP
-from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA
-from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER
+from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec
+from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER, qformer_config, qformer_spec
 from scops.checkpoints.keymap import KeyMap, Repeated, rule, same
 from scops.connectors.qformer import QFormer, QFormerSpec
 from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
@@ -172,12 +172,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 
 def _of_transformers(config: Mapping[str, Any]) -> Spec:
     vision, bert = config.get("vision_config", {}), config.get("qformer_config", {})
-    tower = EvaSpec(
-        dim=vision.get("hidden_size", 1408), hidden=vision.get("intermediate_size", 6144),
-        layers=vision.get("num_hidden_layers", 39), heads=vision.get("num_attention_heads", 16),
-        image=vision.get("image_size", 224), patch=vision.get("patch_size", 14),
-        eps=vision.get("layer_norm_eps", 1e-6), activation=vision.get("hidden_act", "gelu"),
-    )  # fmt: skip
+    tower = eva_spec(vision)
     queries, every = config.get("num_query_tokens", 32), bert.get("cross_attention_frequency", 2)
     pairing = replace(PAIRING, space=config.get("image_text_hidden_size", 256))
     qformer = _qformer(bert, queries, tower.dim, every=every)
@@ -187,20 +182,8 @@ def _of_transformers(config: Mapping[str, Any]) -> Spec:
 def _qformer(bert: Mapping[str, Any], queries: int, width: int, *, every: int) -> QFormerSpec:
     if bert.get("hidden_act", "gelu") != "gelu":
         raise ValueError(f"this Q-Former has the activation {bert['hidden_act']!r}; a BERT's is 'gelu'")
-    return QFormerSpec(
-        dim=bert.get("hidden_size", 768), hidden=bert.get("intermediate_size", 3072),
-        layers=bert.get("num_hidden_layers", 12), heads=bert.get("num_attention_heads", 12), queries=queries,
-        width=width, every=every, vocab=bert.get("vocab_size", 30522),
-        context=bert.get("max_position_embeddings", 512), eps=bert.get("layer_norm_eps", 1e-12),
-    )  # fmt: skip
-
-
-def _bert(spec: QFormerSpec) -> dict[str, Any]:
-    return {
-        "vocab_size": spec.vocab, "hidden_size": spec.dim, "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads, "intermediate_size": spec.hidden, "max_position_embeddings": spec.context,
-        "layer_norm_eps": spec.eps, "hidden_act": "gelu",
-    }  # fmt: skip
+    asked = {**bert, "encoder_hidden_size": width, "cross_attention_frequency": every}
+    return qformer_spec(asked, queries=queries, words=30522)
 
 
 def authors_config(spec: Spec) -> dict[str, Any]:
@@ -211,24 +194,20 @@ def authors_config(spec: Spec) -> dict[str, Any]:
     return {
         "arch": "blip2", "vit_model": name, "image_size": vision.image, "num_query_token": qformer.queries,
         "cross_attention_freq": qformer.every, "embed_dim": spec.pairing.space,
-        "ln_vision_eps": spec.eps, "qformer": _bert(qformer), **({} if known else {"vision": asdict(vision)}),
+        "ln_vision_eps": spec.eps, "qformer": {**qformer_config(qformer), "hidden_act": "gelu"},
+        **({} if known else {"vision": asdict(vision)}),
     }  # fmt: skip
 
 
 def transformers_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of` for transformers' form."""
-    vision, qformer = spec.vision, spec.qformer
+    assert isinstance(spec.vision, EvaSpec), "transformers has EVA-CLIP's tower alone"
     return {
-        "architectures": [RETRIEVAL], "model_type": "blip-2", "num_query_tokens": qformer.queries,
+        "architectures": [RETRIEVAL], "model_type": "blip-2", "num_query_tokens": spec.qformer.queries,
         "image_text_hidden_size": spec.pairing.space,
-        "vision_config": {
-            "model_type": "blip_2_vision_model", "hidden_size": vision.dim, "intermediate_size": vision.hidden,
-            "num_hidden_layers": vision.layers, "num_attention_heads": vision.heads, "image_size": vision.image,
-            "patch_size": vision.patch, "layer_norm_eps": vision.eps, "hidden_act": vision.activation,
-        },
+        "vision_config": {"model_type": "blip_2_vision_model", **eva_config(spec.vision)},
         "qformer_config": {
-            "model_type": "blip_2_qformer", "encoder_hidden_size": vision.dim, "use_qformer_text_input": True,
-            "cross_attention_frequency": qformer.every, **_bert(qformer),
+            "model_type": "blip_2_qformer", "use_qformer_text_input": True, "hidden_act": "gelu", **qformer_config(spec.qformer),
         },
     }  # fmt: skip
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scops.checkpoints.keymap import KeyMap
 from scops.connectors.qformer import QFormerSpec, tokens_for
 from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Role, Slot, Template, TurnText
 from scops.core.stage import Stage
@@ -15,7 +14,7 @@ from scops.language.t5 import T5Spec
 from scops.models.decoder import MultimodalDecoder
 from scops.models.encoder_decoder import EncoderDecoder
 from scops.systems import Origins, lavis
-from scops.systems.blip2 import APART, END, causal, read_and_written
+from scops.systems.blip2 import APART, END, FLAN_T5, causal, read_and_written
 from scops.systems.lavis import parts, settled
 from scops.systems.mplug_owl import squares
 
@@ -29,8 +28,7 @@ VICUNA_13B = LlamaSpec(dim=5120, hidden=13824, layers=40, heads=40, kv_heads=40)
 LANGUAGES = {
     "vicuna-7b": VICUNA_7B,
     "vicuna-13b": VICUNA_13B,
-    "flan-t5-xl": T5Spec(activation="gelu"),
-    "flan-t5-xxl": T5Spec(dim=4096, hidden=10240, heads=64, activation="gelu"),
+    **FLAN_T5,
 }
 
 
@@ -55,26 +53,14 @@ def build(spec: Spec) -> MultimodalDecoder | EncoderDecoder:
 
 # How published --------------------------------------------------------------------------------------------------------
 
-
-def authors(spec: Spec) -> KeyMap:
-    return lavis.lavis_keys(spec)
-
-
-def transformers(spec: Spec) -> KeyMap:
-    return lavis.hub_keys(spec)
-
-
-KEYS = {"authors": authors, "transformers": transformers}
+KEYS = {"authors": lavis.lavis_keys, "transformers": lavis.hub_keys}
 ARCHS = {"blip2_vicuna_instruct": LlamaSpec, "blip2_t5_instruct": T5Spec}
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that LAVIS's or transformers' config.json means; None when it is another system's."""
     if config.get("arch") in ARCHS:
-        numbers = lavis.lavis_numbers(config, LANGUAGES, READS)
-        if not isinstance(numbers["language"], ARCHS[config["arch"]]):
-            raise ValueError(f"arch is {config['arch']!r}, but its language model is another's: {numbers['language']}")
-        return Spec(**numbers)
+        return Spec(**lavis.lavis_numbers(config, ARCHS, LANGUAGES, READS))
     if config.get("model_type") != "instructblip":
         return None
     return Spec(**lavis.hub_numbers(config, reads=True))
@@ -82,8 +68,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 
 def authors_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the `model` section of LAVIS's YAML files."""
-    arch = next(arch for arch, kind in ARCHS.items() if isinstance(spec.language, kind))
-    return lavis.lavis_config(spec, arch, LANGUAGES, READS)
+    return lavis.lavis_config(spec, ARCHS, LANGUAGES, READS)
 
 
 def transformers_config(spec: Spec) -> dict[str, Any]:

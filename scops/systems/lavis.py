@@ -5,10 +5,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA
+from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec, running
 from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
 from scops.checkpoints.hub_opt import bare_opt, hub_opt, opt_config, opt_spec
-from scops.checkpoints.hub_qformer import HUB_QFORMER, HUB_QFORMER_READING, LAVIS_QFORMER
+from scops.checkpoints.hub_qformer import (
+    HUB_QFORMER,
+    HUB_QFORMER_READING,
+    LAVIS_QFORMER,
+    qformer_config,
+    qformer_spec,
+)  # fmt: skip
 from scops.checkpoints.hub_t5 import hub_t5, t5_config, t5_decoder, t5_encoder, t5_spec
 from scops.checkpoints.keymap import KeyMap, dropped, same
 from scops.connectors.qformer import QFormerConnector, QFormerSpec
@@ -96,8 +102,7 @@ def language_keys(spec: Language) -> KeyMap:
 
 def tower(vision: EvaSpec) -> Published:
     """eva_vit_g.pth, which has more blocks than run."""
-    blocks = tuple(f"blocks.{number}" for number in range(vision.layers))
-    return Published(LAVIS_EVA, ("cls_token", "pos_embed", "patch_embed", *blocks))
+    return Published(LAVIS_EVA, running(vision))
 
 
 FIRST = KeyMap(
@@ -174,20 +179,15 @@ def hub_numbers(config: Mapping[str, Any], *, reads: bool) -> dict[str, Any]:
     for name, section in (("vision_config", vision), ("qformer_config", qformer)):
         if section.get("hidden_act", "gelu") != "gelu":
             raise ValueError(f"{name} has the activation {section['hidden_act']!r}; tower and Q-Former have 'gelu'")
-    eps = vision.get("layer_norm_eps", 1e-6)
-    tower = EvaSpec(
-        dim=vision.get("hidden_size", 1408), hidden=vision.get("intermediate_size", 6144),
-        layers=vision.get("num_hidden_layers", 39), heads=vision.get("num_attention_heads", 16),
-        image=vision.get("image_size", 224), patch=vision.get("patch_size", 14), eps=eps,
-    )  # fmt: skip
-    asking = QFormerSpec(
-        dim=qformer.get("hidden_size", 768), hidden=qformer.get("intermediate_size", 3072),
-        layers=qformer.get("num_hidden_layers", 12), heads=qformer.get("num_attention_heads", 12),
-        queries=config.get("num_query_tokens", 32), width=tower.dim, every=qformer.get("cross_attention_frequency", 2),
-        vocab=qformer.get("vocab_size", 30522) if reads else 0, context=qformer.get("max_position_embeddings", 512),
-        eps=qformer.get("layer_norm_eps", 1e-12),
-    )  # fmt: skip
-    return {"vision": tower, "qformer": asking, "language": hub_language(config.get("text_config") or {}), "eps": eps}
+    tower = eva_spec(vision)
+    asked = {**qformer, "encoder_hidden_size": tower.dim}
+    asking = qformer_spec(asked, queries=config.get("num_query_tokens", 32), words=30522 if reads else 0)
+    return {
+        "vision": tower,
+        "qformer": asking,
+        "language": hub_language(config.get("text_config") or {}),
+        "eps": tower.eps,
+    }
 
 
 def hub_language(config: Mapping[str, Any]) -> Language:
@@ -207,33 +207,31 @@ def language_numbers(spec: Language) -> dict[str, Any]:
 
 def hub_config(spec: Numbers) -> dict[str, Any]:
     """The inverse of `hub_numbers`; transformers gives the norm between tower and Q-Former the tower's eps."""
-    vision, qformer = spec.vision, spec.qformer
     return {
-        "num_query_tokens": qformer.queries,
-        "vision_config": {
-            "hidden_size": vision.dim, "intermediate_size": vision.hidden, "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads, "image_size": vision.image, "patch_size": vision.patch,
-            "layer_norm_eps": vision.eps, "hidden_act": "gelu", "qkv_bias": True,
-        },
-        "qformer_config": {
-            "hidden_size": qformer.dim, "intermediate_size": qformer.hidden, "num_hidden_layers": qformer.layers,
-            "num_attention_heads": qformer.heads, "encoder_hidden_size": vision.dim, "layer_norm_eps": qformer.eps,
-            "cross_attention_frequency": qformer.every, "max_position_embeddings": qformer.context,
-            **({"vocab_size": qformer.vocab} if qformer.vocab else {}),
-        },
+        "num_query_tokens": spec.qformer.queries,
+        "vision_config": eva_config(spec.vision),
+        "qformer_config": qformer_config(spec.qformer),
         "text_config": language_numbers(spec.language),
         "use_decoder_only_language_model": not isinstance(spec.language, T5Spec),
         "is_encoder_decoder": isinstance(spec.language, T5Spec),
     }  # fmt: skip
 
 
-def lavis_numbers(config: Mapping[str, Any], known: Mapping[str, Language], qformer: QFormerSpec) -> dict[str, Any]:
+Archs = Mapping[str, type]
+"""LAVIS's `arch`, and the kind of its language model."""
+
+
+def lavis_numbers(
+    config: Mapping[str, Any], archs: Archs, known: Mapping[str, Language], qformer: QFormerSpec
+) -> dict[str, Any]:
     """What the `model` section of LAVIS's two YAML files says, read as one. `vision`, `qformer` and `language`, in place of names,
     are ours, for parts that have none.
 
     Args:
         known: language models by their last name ("opt-2.7b").
         qformer: as published.
+    Raises:
+        ValueError: a part that is not built, or another language model than the arch's.
     """
     field = config["arch"].split("_")[1].replace("vicuna", "llm") + "_model"
     name = str(config.get(field, "")).rpartition("/")[2]
@@ -245,16 +243,20 @@ def lavis_numbers(config: Mapping[str, Any], known: Mapping[str, Language], qfor
     asking = QFormerSpec(**config["qformer"]) if "qformer" in config else qformer
     if not config.get("qformer_text_input", True):
         asking = replace(asking, vocab=0)
+    language = hub_language(config["language"]) if "language" in config else known[name]
+    if not isinstance(language, archs[config["arch"]]):
+        raise ValueError(f"arch is {config['arch']!r}, but its language model is another's: {language}")
     return {
         "vision": replace(vision, image=config.get("image_size", vision.image)),
         "qformer": replace(asking, queries=config.get("num_query_token", asking.queries)),
-        "language": hub_language(config["language"]) if "language" in config else known[name],
+        "language": language,
         "eps": config.get("ln_vision_eps", 1e-5),
     }
 
 
-def lavis_config(spec: Numbers, arch: str, known: Mapping[str, Language], qformer: QFormerSpec) -> dict[str, Any]:
+def lavis_config(spec: Numbers, archs: Archs, known: Mapping[str, Language], qformer: QFormerSpec) -> dict[str, Any]:
     """The inverse of `lavis_numbers`."""
+    arch = next(arch for arch, kind in archs.items() if isinstance(spec.language, kind))
     name = next((name for name, language in known.items() if language == spec.language), None)
     made: dict[str, Any] = {
         "arch": arch, "vit_model": "eva_clip_g", "image_size": spec.vision.image, "num_query_token": spec.qformer.queries,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec
+from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec, running
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.hub_peft import PEFT_LLAMA
 from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER, qformer_config, qformer_spec
@@ -26,6 +26,7 @@ from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.nn.initialise import IntoWords
 from scops.systems import Origins, Published
+from scops.systems.lavis import first_stage
 from scops.systems.llama import language_config, language_spec
 from scops.systems.minigpt4_wording import TEMPLATES
 from scops.systems.mplug_owl import squares
@@ -121,7 +122,6 @@ def tokens_for(spec: Spec) -> int:
 BRIDGE = KeyMap(
     same("ln_vision.{w}", "image.connector.norm.{w}"), same("llama_proj.{w}", "image.connector.project.{w}")
 )
-LAVIS = KeyMap(same("query_tokens", "queries"), LAVIS_QFORMER.under("Qformer.bert."))
 
 
 def authors(spec: Spec) -> KeyMap:
@@ -129,39 +129,34 @@ def authors(spec: Spec) -> KeyMap:
     return KeyMap(
         LAVIS_EVA.under("visual_encoder.", "image.encoder."),
         BRIDGE,
-        LAVIS.under("", "image.connector.qformer."),
+        same("query_tokens", "image.connector.qformer.queries"),
+        LAVIS_QFORMER.under("Qformer.bert.", "image.connector.qformer."),
         PEFT_LLAMA.under("llama_model.", "language."),
     )
 
 
 KEYS = {"authors": authors}
-SILENT = ("attention", "crossattention", "intermediate_query", "output_query")  # of a Q-Former without text
 
 
 def parts(spec: Spec) -> dict[str, tuple[Published, ...]]:
     """A release is one linear layer, with adapters in v2; tower and Q-Former come from BLIP-2's files, EVA-CLIP's first."""
     made = {"image.encoder": towers(spec.vision), "language": (Published(HUB_LLAMA),)}
     if isinstance(spec.connector, QFormerSpec):
-        layers = tuple(f"Qformer.bert.encoder.layer.*.{name}" for name in SILENT)
-        lavis = KeyMap(same("ln_vision.{w}", "norm.{w}"), LAVIS.under("", "qformer."))
         hub = KeyMap(
             same("vision_model.post_layernorm.{w}", "norm.{w}"), same("query_tokens", "qformer.queries"),
             HUB_QFORMER.under("qformer.", "qformer."),
         )  # fmt: skip
-        made["image.connector"] = (
-            Published(lavis, ("ln_vision", "query_tokens", "Qformer.bert.embeddings.LayerNorm", *layers)),
-            Published(hub, ("vision_model.post_layernorm", "query_tokens", "qformer")),
-        )
+        given = Published(hub, ("vision_model.post_layernorm", "query_tokens", "qformer"))
+        made["image.connector"] = (first_stage(spec.connector), given)
     return made
 
 
 def towers(spec: EvaSpec) -> tuple[Published, ...]:
     """EVA-CLIP's own file, of whose blocks one more than run; LAVIS's; transformers'. Positions are spread over larger pictures."""
     first, hub = (KeyMap(same(name, "positions", ForTokens(spec.tokens))) for name in ("pos_embed", POSITIONS))
-    blocks = tuple(f"blocks.{number}" for number in range(spec.layers))
     lavis = KeyMap(first, LAVIS_EVA)
     return (
-        Published(lavis, ("cls_token", "pos_embed", "patch_embed", *blocks)),
+        Published(lavis, running(spec)),
         Published(lavis.under("visual_encoder."), ("visual_encoder",)),
         Published(KeyMap(hub, HUB_EVA).under("vision_model."), ("vision_model.embeddings", "vision_model.encoder")),
     )
@@ -193,7 +188,7 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
     joined = StripSpec(config.get("joined_tokens", 4))
     with_queries = config.get("has_qformer", True) and found[0] == "minigpt4"
     asked = {"encoder_hidden_size": vision.dim, **config.get("qformer_config", {})}
-    former = qformer_spec(asked, queries=config.get("num_query_token", 32), reads=False)
+    former = qformer_spec(asked, queries=config.get("num_query_token", 32), words=0)
     return Spec(vision, former if with_queries else joined, language_spec(config["text_config"]), template)
 
 

@@ -109,13 +109,13 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
         return None
     vision = eva_spec(dict(config.get("vision_config", {})) | {"image_size": config.get("image_size", 224)})
     asked = {"encoder_hidden_size": vision.dim, **config.get("qformer_config", {})}
-    reads = config.get("qformer_text_input", False)
-    frame = qformer_spec(asked, queries=config.get("num_query_token", 32), reads=reads)
+    words = 30523 if config.get("qformer_text_input", False) else 0
+    frame = qformer_spec(asked, queries=config.get("num_query_token", 32), words=words)
     asked = {
         "num_hidden_layers": 2, "cross_attention_frequency": 1, "encoder_hidden_size": frame.dim,
         **config.get("video_qformer_config", {}),
     }  # fmt: skip
-    video = qformer_spec(asked, queries=config.get("num_video_query_token", 32), reads=False)
+    video = qformer_spec(asked, queries=config.get("num_video_query_token", 32), words=0)
     positions, window = config.get("max_frame_pos", 32), max(config.get("window_size", 0), 0)
     connector = VideoQFormerSpec(frame, video, positions, window, config.get("stride", 0))
     return Spec(vision, connector, language_spec(config["text_config"]), config.get("num_frm", positions))
