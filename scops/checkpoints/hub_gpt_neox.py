@@ -22,6 +22,11 @@ def hub_gpt_neox(spec: GptNeoxSpec, head: str = HEADS[0]) -> KeyMap:
     )
 
 
+def gpt_neox_files(spec: GptNeoxSpec) -> tuple[KeyMap, ...]:
+    """With either name of the head."""
+    return tuple(hub_gpt_neox(spec, head) for head in HEADS)
+
+
 def gpt_neox_layer(spec: GptNeoxSpec, theirs: str, ours: str) -> list[Rule]:
     """One decoder layer."""
     branches = ours + ("both." if spec.parallel else "")

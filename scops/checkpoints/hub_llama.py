@@ -31,3 +31,10 @@ BODY = HUB_LLAMA_BARE.under("model.")
 HUB_LLAMA = KeyMap(BODY, same("lm_head.weight", "head.weight"))
 # For tied models: some files carry the head once more.
 HUB_LLAMA_TIED = KeyMap(BODY, dropped("lm_head.weight", "the head is the embedding"))
+
+
+def llama_keys(*, tied: bool) -> KeyMap:
+    """Args:
+    tied: whether the head is the embedding.
+    """
+    return HUB_LLAMA_TIED if tied else HUB_LLAMA

@@ -4,7 +4,7 @@ A connector's map goes from the names below `model.` (authors) or from the top (
 """
 
 from scops.checkpoints.hub_clip import HUB_CLIP, HUB_CLIP_BARE
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_BARE, HUB_LLAMA_TIED
+from scops.checkpoints.hub_llama import HUB_LLAMA_BARE, llama_keys
 from scops.checkpoints.keymap import KeyMap, dropped, same
 
 TOWER = "image.encoder.vit."
@@ -20,7 +20,7 @@ def authors_llava(connector: KeyMap, *, tied: bool) -> KeyMap:
     keys = KeyMap(
         tower("model.vision_tower.vision_tower."),
         connector.under("model."),
-        (HUB_LLAMA_TIED if tied else HUB_LLAMA).under("", "language."),
+        llama_keys(tied=tied).under("", "language."),
     )
     return KeyMap(keys, keys.under("base_model.model.").read_only())
 
@@ -45,7 +45,7 @@ def hub_llava(connector: KeyMap, *, tied: bool) -> KeyMap:
         HUB_LLAMA_BARE.under("model.language_model.", "language."),
         head,
     )
-    words = (HUB_LLAMA_TIED if tied else HUB_LLAMA).under("language_model.", "language.")
+    words = llama_keys(tied=tied).under("language_model.", "language.")
     return KeyMap(tower("vision_tower."), connector, words, in_memory.read_only())
 
 

@@ -30,6 +30,11 @@ def hub_mpt(spec: MptSpec, spelling: Spelling = FOUNDRY) -> KeyMap:
     )
 
 
+def mpt_files(spec: MptSpec) -> tuple[KeyMap, ...]:
+    """In either spelling of published files."""
+    return tuple(hub_mpt(spec, spelling) for spelling in (FOUNDRY, MOSAIC_GPT))
+
+
 def mpt_layer(spec: MptSpec, theirs: str, ours: str, spelling: Spelling = FOUNDRY) -> list[Rule]:
     """One block."""
     attn = ours + "attn.body."

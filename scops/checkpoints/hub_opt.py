@@ -16,6 +16,11 @@ def bare_opt(spec: OptSpec) -> KeyMap:
     return KeyMap(_decoder(spec), _head(spec))
 
 
+def opt_files(spec: OptSpec) -> tuple[KeyMap, ...]:
+    """Of a whole model, and of a decoder alone."""
+    return hub_opt(spec), bare_opt(spec)
+
+
 def _decoder(spec: OptSpec) -> KeyMap:
     layer, block = "layers.{i}.", "blocks.{i}."
     narrow = spec.width != spec.dim

@@ -9,7 +9,7 @@ from scops.cli.show import as_json
 from scops.data.tokenizer import Tokenizer
 from scops.lab.verify import Finding, check_golden, check_weights, found
 from scops.model.empty import empty
-from scops.model.folder import OWN, generation_config, read_config, recorded_layout, written_for
+from scops.model.folder import OWN, generation_config, read_config, recorded_layout, told
 from scops.model.opening import load
 from scops.systems import module_of
 
@@ -39,7 +39,7 @@ def look(folder: Path, golden: Path | None = None) -> list[Finding]:
 
     def look_at_tokenizer() -> str:
         tokenizer, config = Tokenizer.from_folder(folder), kept["config"]
-        spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+        spec = told(config, tokenizer)
         kept["spec"] = spec
         kept["module"] = empty(config.system, spec, tokenizer, torch.float32, config.lora, config.quantised)
         stops = generation_config(module_of(config.system).layout(spec), tokenizer)["eos_token_id"]

@@ -26,10 +26,10 @@ from scops.lab.cost import cost as cost_of
 from scops.lab.tokens import HERE
 from scops.model.bridge import adapters_in
 from scops.model.empty import outline
-from scops.model.folder import OWN, finished, read_config, recorded_layout, written_for
+from scops.model.folder import finished, read_config, recorded_layout, told
 from scops.model.model import Model
 from scops.model.opening import AUTO, dtype_of
-from scops.model.parts import Parts, is_parts
+from scops.model.parts import Parts, is_parts, largest
 from scops.model.unpacked import tokenizer_of
 from scops.native.quantise import quantise as round_weights
 from scops.native.quantise import roles_of
@@ -125,17 +125,14 @@ def _of_folder(folder: Path) -> Planned:
         tokenizer = Tokenizer.from_folder(folder)
     with suppress(FileNotFoundError):
         dtype = dtype_of(AUTO, open_weights(folder))
-    spec = config.spec
-    if tokenizer and config.layout != OWN:
-        spec = written_for(config.system, spec, tokenizer)
+    spec = told(config, tokenizer) if tokenizer else config.spec
     layout = recorded_layout(folder, module_of(config.system).layout(spec))
     return Planned(config.system, spec, layout, tokenizer, dtype, config.lora, config.quantised)
 
 
 def _of_parts(said: Parts) -> Planned:
-    largest = max((source.open() for source in said.sources()), key=len)
     layout, tokenizer = module_of(said.system).layout(said.spec), said.open_tokenizer()
-    return Planned(said.system, said.spec, layout, tokenizer, dtype_of(AUTO, largest), said.lora)
+    return Planned(said.system, said.spec, layout, tokenizer, dtype_of(AUTO, largest(said.sources())), said.lora)
 
 
 def _sample(pictures: Sequence[Sequence[Media]], videos: Sequence[Sequence[Media]], text: str) -> Sample:

@@ -234,6 +234,11 @@ def _differences(kept: Any, made: Any, at: str = "") -> Sequence[str]:
     return [] if kept == made else [f"{at} is {kept} in the folder and {made} in the system"]
 
 
+def told(config: Config, tokenizer: Tokenizer) -> Any:
+    """The spec of a folder, with what its tokenizer says of a published one; ours says all itself."""
+    return config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+
+
 def written_for(system: str, spec: Any, tokenizer: Tokenizer) -> Any:
     """A published language model's config does not say how turns are written: its size or its special tokens do.
 

@@ -16,9 +16,9 @@ from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, parts, peft
 from scops.model.empty import empty
-from scops.model.folder import OWN, finished, read_config, recorded_layout, written_for
+from scops.model.folder import OWN, finished, read_config, recorded_layout, told, written_for
 from scops.model.model import Model
-from scops.model.parts import Parts, sources_of
+from scops.model.parts import Parts, largest, sources_of
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import begin
@@ -130,7 +130,7 @@ def reading(name: str | Path, trust: Sequence[str] = ()) -> tuple[Any, Tokenizer
     if path.is_dir():
         path = finished(path)
         config, tokenizer = read_config(path, trust), Tokenizer.from_folder(path)
-        spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+        spec = told(config, tokenizer)
         return recorded_layout(path, module_of(config.system).layout(spec)), tokenizer
     system, size = find(str(name))
     module_file = module_of(system)
@@ -151,7 +151,7 @@ def _from_folder(
         return _from_file(ggufs[0], dtype, device)
     folder = finished(folder)
     config, tokenizer = read_config(folder, trust), Tokenizer.from_folder(folder)
-    spec = config.spec if config.layout == OWN else written_for(config.system, config.spec, tokenizer)
+    spec = told(config, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
     if overrides:
@@ -173,8 +173,7 @@ def _from_folder(
 
 def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | str) -> Model:
     tokenizer, sources = said.open_tokenizer(), said.sources()
-    largest = max((source.open() for source in sources), key=len)
-    module = empty(said.system, said.spec, tokenizer, dtype_of(dtype, largest), said.lora)
+    module = empty(said.system, said.spec, tokenizer, dtype_of(dtype, largest(sources)), said.lora)
     _fill(module, sources, device, fresh=said.fresh)
     model = _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
     return model if said.adapter is None else peft.put_on(model, said.adapter)

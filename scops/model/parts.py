@@ -12,6 +12,7 @@ from typing import Any
 
 from scops.checkpoints.keymap import KeyMismatch
 from scops.checkpoints.read import open_weights
+from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source
 from scops.core.glob import covered, covers
 from scops.core.names import nearest
@@ -118,6 +119,11 @@ def sources_of(system: str, spec: Any, weights: Mapping[str, Path], where: str) 
         given |= {*new}
         made.append(Source(source.weights, source.keys, part, select=tuple(wanted)))
     return made
+
+
+def largest(sources: Sequence[Source]) -> Reader:
+    """The one of most tensors, whose dtype stands for all."""
+    return max((source.open() for source in sources), key=len)
 
 
 def spec_in(folder: Path, trust: Sequence[str] = ()) -> tuple[str, str | None, Any]:

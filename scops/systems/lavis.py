@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec, running
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
-from scops.checkpoints.hub_opt import bare_opt, hub_opt, opt_config, opt_spec
+from scops.checkpoints.hub_llama import HUB_LLAMA, llama_keys
+from scops.checkpoints.hub_opt import hub_opt, opt_config, opt_files, opt_spec
 from scops.checkpoints.hub_qformer import (
     HUB_QFORMER,
     HUB_QFORMER_READING,
@@ -97,7 +97,7 @@ def language_keys(spec: Language) -> KeyMap:
         return hub_t5(spec)
     if isinstance(spec, OptSpec):
         return hub_opt(spec).under(ours="language.")
-    return (HUB_LLAMA_TIED if spec.tied else HUB_LLAMA).under(ours="language.")
+    return llama_keys(tied=spec.tied).under(ours="language.")
 
 
 def tower(vision: EvaSpec) -> Published:
@@ -133,7 +133,7 @@ def parts(spec: Numbers) -> dict[str, tuple[Published, ...]]:
         given["encoder"] = (Published(t5_encoder(language), ("encoder",)),)
         given["decoder"] = (Published(t5_decoder(language), ("shared", "decoder", *head)),)
     elif isinstance(language, OptSpec):
-        given["language"] = (Published(hub_opt(language)), Published(bare_opt(language)))
+        given["language"] = tuple(map(Published, opt_files(language)))
     else:
         given["language"] = (Published(HUB_LLAMA),)
     return given

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
+from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.keymap import KeyMap
 from scops.core.layout import Layout, Role, Special, Template, Written
 from scops.core.stage import Lora, Stage
@@ -59,7 +59,7 @@ def build(spec: Spec) -> MultimodalDecoder:
 
 
 def transformers(spec: Spec) -> KeyMap:
-    return (HUB_LLAMA_TIED if spec.language.tied else HUB_LLAMA).under("", "language.")
+    return llama_keys(tied=spec.language.tied).under("", "language.")
 
 
 KEYS = {"transformers": transformers}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.checkpoints.hub_clip import HUB_CLIP, HUB_CLIP_BARE, OPENAI_CLIP
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
+from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.hub_llava import authors_llava, authors_projector, hub_llava, hub_projector
 from scops.checkpoints.keymap import KeyMap
 from scops.connectors.mlp import Projector, ProjectorSpec
@@ -83,8 +83,7 @@ KEYS = {"authors": authors, "transformers": transformers}
 def parts(spec: Any) -> dict[str, tuple[Published, ...]]:
     """A tower that was frozen is often not among the published weights; of the first stage the projector alone is there."""
     clip = (Published(HUB_CLIP, ("vision_model",)), Published(HUB_CLIP_BARE), Published(OPENAI_CLIP))
-    language = HUB_LLAMA_TIED if spec.language.tied else HUB_LLAMA
-    return {"image.encoder.vit": clip, "language": (Published(language),)}
+    return {"image.encoder.vit": clip, "language": (Published(llama_keys(tied=spec.language.tied)),)}
 
 
 def spec_of(config: Mapping[str, Any]) -> Spec | None:

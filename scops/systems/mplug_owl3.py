@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from scops.checkpoints.hub_hyper import llama_into_hyper
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
+from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.hub_siglip import HUB_SIGLIP_BARE
 from scops.checkpoints.keymap import KeyMap, Rule, SplitPerHead, same, split
 from scops.core.layout import ClipLayout, Layout, MediaLayout, Pixels
@@ -102,7 +102,7 @@ def authors(spec: Spec) -> KeyMap:
 
 
 def _language(spec: Spec) -> KeyMap:
-    return HUB_LLAMA_TIED if spec.language.tied else HUB_LLAMA
+    return llama_keys(tied=spec.language.tied)
 
 
 def from_qwen2(spec: Spec) -> KeyMap:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scops.checkpoints.hub_gpt_neox import HEADS, gpt_neox_config, gpt_neox_spec, hub_gpt_neox
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
-from scops.checkpoints.hub_mpt import FOUNDRY, MOSAIC_GPT, hub_mpt, mpt_config, mpt_spec
+from scops.checkpoints.hub_gpt_neox import gpt_neox_config, gpt_neox_files, gpt_neox_spec, hub_gpt_neox
+from scops.checkpoints.hub_llama import llama_keys
+from scops.checkpoints.hub_mpt import FOUNDRY, MOSAIC_GPT, hub_mpt, mpt_config, mpt_files, mpt_spec
 from scops.checkpoints.keymap import KeyMap
 from scops.language import gpt_neox, mpt
 from scops.language.gated import GatedSpec, gated_blocks, gated_llama
@@ -48,16 +48,8 @@ def mpt_in_memory(spec: MptSpec) -> KeyMap:
     return hub_mpt(spec, MOSAIC_GPT if spec.norms else FOUNDRY)
 
 
-def mpt_files(spec: MptSpec) -> tuple[KeyMap, ...]:
-    return tuple(hub_mpt(spec, spelling) for spelling in (FOUNDRY, MOSAIC_GPT))
-
-
-def gpt_neox_files(spec: GptNeoxSpec) -> tuple[KeyMap, ...]:
-    return tuple(hub_gpt_neox(spec, head) for head in HEADS)
-
-
-def llama_keys(spec: LlamaSpec) -> KeyMap:
-    return HUB_LLAMA_TIED if spec.tied else HUB_LLAMA
+def hub_llama(spec: LlamaSpec) -> KeyMap:
+    return llama_keys(tied=spec.tied)
 
 
 FAMILIES: Mapping[type, Family] = {
@@ -68,7 +60,7 @@ FAMILIES: Mapping[type, Family] = {
         ("gpt_neox",), "gpt_neox.layers.{i}.", gated_gpt_neox, hub_gpt_neox, gpt_neox_files, gpt_neox_spec, gpt_neox_config
     ),
     LlamaSpec: Family(
-        ("llama",), "model.layers.{i}.", gated_llama, llama_keys, lambda spec: (llama_keys(spec),),
+        ("llama",), "model.layers.{i}.", gated_llama, hub_llama, lambda spec: (hub_llama(spec),),
         language_spec, language_config,
     ),
 }  # fmt: skip

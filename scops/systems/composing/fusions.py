@@ -7,12 +7,12 @@ from typing import Any, cast
 from torch import nn
 
 from scops.checkpoints.hub_bloom import hub_bloom
-from scops.checkpoints.hub_gpt_neox import HEADS, hub_gpt_neox
+from scops.checkpoints.hub_gpt_neox import gpt_neox_files
 from scops.checkpoints.hub_hyper import llama_into_hyper
-from scops.checkpoints.hub_llama import HUB_LLAMA, HUB_LLAMA_TIED
+from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.hub_modality_adaptive import LLAMA_INTO_BOTH, LLAMA_INTO_BOTH_TIED
-from scops.checkpoints.hub_mpt import FOUNDRY, MOSAIC_GPT, hub_mpt
-from scops.checkpoints.hub_opt import bare_opt, hub_opt
+from scops.checkpoints.hub_mpt import mpt_files
+from scops.checkpoints.hub_opt import opt_files
 from scops.checkpoints.keymap import KeyMap
 from scops.core.names import nearest
 from scops.language.bloom import BloomSpec, bloom
@@ -73,7 +73,7 @@ class Speech:
 
 
 def of_llama(spec: LlamaSpec) -> Speech:
-    return Speech(lambda: llama(spec), spec.dim, (HUB_LLAMA_TIED if spec.tied else HUB_LLAMA,))
+    return Speech(lambda: llama(spec), spec.dim, (llama_keys(tied=spec.tied),))
 
 
 def of_bloom(spec: BloomSpec) -> Speech:
@@ -81,15 +81,15 @@ def of_bloom(spec: BloomSpec) -> Speech:
 
 
 def of_opt(spec: OptSpec) -> Speech:
-    return Speech(lambda: opt(spec), spec.width, (hub_opt(spec), bare_opt(spec)))
+    return Speech(lambda: opt(spec), spec.width, opt_files(spec))
 
 
 def of_gpt_neox(spec: GptNeoxSpec) -> Speech:
-    return Speech(lambda: gpt_neox(spec), spec.dim, tuple(hub_gpt_neox(spec, head) for head in HEADS))
+    return Speech(lambda: gpt_neox(spec), spec.dim, gpt_neox_files(spec))
 
 
 def of_mpt(spec: MptSpec) -> Speech:
-    return Speech(lambda: mpt(spec), spec.dim, tuple(hub_mpt(spec, spelling) for spelling in (FOUNDRY, MOSAIC_GPT)))
+    return Speech(lambda: mpt(spec), spec.dim, mpt_files(spec))
 
 
 SPEECH: Mapping[type, Callable[[Any], Speech]] = {
