@@ -1,14 +1,13 @@
 """Small members of the mPLUG family, each trained by its own published stages on the demo's pictures: do they learn to see?
 
-The question is of what sort a thing is, one of six; sorts are as frequent as each other, so that words alone are right by one in six.
+The question is that of bench.sorts.
 """
 
 import argparse
 import json
-import random
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +15,14 @@ import torch
 
 import scops
 from bench.pair import HOME, Settings, beginning, head, keep
-from scops.checkpoints.write import save_text
-from scops.demo.dataset import rows_in
+from bench.sorts import ASKED, GROUPS, HELD, MOST, TRAINED, Row, rows_of, said, save_rows, share, shown
 from scops.model.training import start
 from scops.systems.composed import SIZES, STAGES
 from scops.train.run import Run
 
-ASKED = "What sort of thing is this?"
-SORTS = ("animal", "face", "food", "person", "place", "transport")
-MOST, HELD = 120, 14
-"""Rows of each sort: to learn from, and held out in each group."""
-GROUPS = {"new pictures": "heldout_picture.jsonl", "a style never trained on": "heldout_style.jsonl"}
 PACKING, BATCH = 512, 16
 SMOOTH = 3
 """Log lines whose mean loss stands for the beginning and for the end of a stage."""
-
-Row = Mapping[str, Any]
-
-
-def rows_of(data: Path, file: str, most: int) -> list[Row]:
-    """So many of each sort, the same ones each time."""
-    by_sort: dict[str, list[Row]] = defaultdict(list)
-    pictures = set()
-    for row in rows_in(data / file):
-        sort = row["truth"].get("kind", "").split("-")[0]
-        (picture,) = (part["image"] for part in row["messages"][0]["content"] if part["type"] == "image")
-        if sort in SORTS and picture not in pictures:
-            pictures.add(picture)
-            by_sort[sort].append({"picture": picture, "sort": sort})
-    dice = random.Random(0)
-    return [row for sort in SORTS for row in dice.sample(by_sort[sort], min(most, len(by_sort[sort])))]
-
-
-def written(rows: Sequence[Row], path: Path) -> Path:
-    """In the `messages` form."""
-
-    def lines() -> Iterator[str]:
-        for row in rows:
-            asked = {
-                "role": "user",
-                "content": [{"type": "image", "image": row["picture"]}, {"type": "text", "text": ASKED}],
-            }
-            answer = {"role": "assistant", "content": [{"type": "text", "text": row["sort"]}]}
-            yield json.dumps({"messages": [asked, answer]}) + "\n"
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_text(path, "".join(lines()))
-    return path
 
 
 def run_of(size: str, rows: Path, data: Path, folder: Path) -> Run:
@@ -87,8 +47,7 @@ def trained(size: str, rows: Path, data: Path, folder: Path, held: Mapping[str, 
     right = {}
     for group, asked in held.items():
         asks = [[data / row["picture"], ASKED] for row in asked]
-        said = model.generate(asks, max_tokens=4, batch=BATCH)
-        right[group] = sum(a.strip() == row["sort"] for a, row in zip(said, asked, strict=True)) / len(asked)
+        right[group] = share(model.generate(asks, max_tokens=4, batch=BATCH), [row["sort"] for row in asked])
     shutil.rmtree(done.folder)
     tokens = model.layout.media["image"].tokens
     return {"losses": losses, "seconds": done.seconds, "steps": done.steps, "tokens": tokens, "right": right}
@@ -101,8 +60,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="sizes that contain this; the others stay as kept")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     asked = parser.parse_args()
-    learnt = rows_of(asked.data, "train_names.jsonl", MOST)
-    rows = written(learnt, asked.folder / "sorts.jsonl")
+    learnt = rows_of(asked.data, TRAINED, MOST)
+    rows = save_rows(
+        (([shown(row["picture"]), said(ASKED)], row["sort"]) for row in learnt), asked.folder / "sorts.jsonl"
+    )
     held = {group: rows_of(asked.data, file, HELD) for group, file in GROUPS.items()}
     most = Counter(row["sort"] for row in learnt).most_common(1)[0][0]
     prior = {group: sum(row["sort"] == most for row in some) / len(some) for group, some in held.items()}
@@ -110,7 +71,7 @@ def main() -> None:
     result = (
         head("family", Settings(rounds=1, threads=torch.get_num_threads())) | about | {"prior": prior, "members": {}}
     )
-    result["members"] = before(asked.results, result) if asked.only else {}
+    result["members"] = before(asked.results, result, "members") if asked.only else {}
     for size in (size for size in SIZES if asked.only in size):
         member = trained(size, rows, asked.data, asked.folder, held)
         result["members"][size] = member
@@ -119,11 +80,11 @@ def main() -> None:
     print(markdown(result))
 
 
-def before(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Members that a former run kept, which a run of some goes on with: of this machine, learnt from as many rows."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("family_*.json"))]
+def before(folder: Path, result: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """What a former run of the same bench kept, which a run of some goes on with: of this machine, learnt from as many rows."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json"))]
     alike = [one for one in found if one["hardware"] == result["hardware"] and one["asked"] == result["asked"]]
-    return dict(alike[-1]["members"]) if alike else {}
+    return dict(alike[-1][field]) if alike else {}
 
 
 def markdown(result: dict[str, Any]) -> str:

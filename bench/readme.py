@@ -161,6 +161,21 @@ def members(results: Sequence[Result]) -> str:
     return _by_machine(known, ("member", "loss by stage", *tasks), lines)
 
 
+def trained(results: Sequence[Result]) -> str:
+    """A line per small system, after what words alone get."""
+    known = having(results, "trained")
+    groups = list(known[0]["asked"]) if known else []
+
+    def lines(result: Result) -> Iterator[Sequence[str]]:
+        for about, shares in result["prior"].items():
+            yield "words alone", about, "", *(f"{100 * shares[group]:.0f} %" for group in groups)
+        for name, one in result["trained"].items():
+            curve = "; ".join(f"{stage} {first:.2f} to {last:.2f}" for stage, (first, last) in one["losses"].items())
+            yield name, one["asked"], curve, *(f"{100 * one['right'][group]:.0f} %" for group in groups)
+
+    return _by_machine(known, ("system", "asked about", "loss by stage", *groups), lines)
+
+
 def reading(results: Sequence[Result]) -> str:
     """A line per way of reading pages."""
     return _by_machine(
@@ -198,6 +213,7 @@ SECTIONS: Mapping[Path, Callable[[Sequence[Result]], str]] = {
     DOCS / "growth.md": growth,
     DOCS / "many-pictures.md": many_pictures,
     DOCS / "systems" / "composed.md": members,
+    DOCS / "small-trainings.md": trained,
     DOCS / "reading-pages.md": reading,
 }
 """Which page says what."""
