@@ -90,27 +90,11 @@ def test_published_names_of_the_new_side_come_back(name: str, tmp_path: Path) ->
     assert all(torch.equal(again[at], tensor) for at, tensor in after.module.state_dict().items())
 
 
-def shared(model: Model) -> set[frozenset[str]]:
-    """Paths that name the same tensor."""
-    paths: dict[int, set[str]] = {}
-    for path, tensor in model.module.state_dict(keep_vars=True).items():
-        paths.setdefault(id(tensor), set()).add(path)
-    return {frozenset(some) for some in paths.values() if len(some) > 1}
-
-
-def test_ties_adapters_and_roundings_are_kept(tmp_path: Path) -> None:
+def test_adapters_and_roundings_are_kept(tmp_path: Path) -> None:
     model = tiny.composed()
     lora.add(model.module, Lora(("language.blocks.*.attn.body.q",), rank=2, alpha=3.0))
     after = with_changes(model, {"encoder": {"image": 35}})
     assert {path for path in after.module.state_dict() if path.endswith("lora_a")}
-    for make, overrides in (
-        (tiny.skip, {"vision": {"image": 48}}),
-        (tiny.blip2_t5, VISION),
-        (tiny.blip2_pairs, VISION),
-    ):
-        model = make()
-        before = shared(model)
-        assert shared(with_changes(model, overrides)) == before
     model = tiny.mplug().quantise("int8")
     model.save(tmp_path / "rounded")
     after = scops.load(tmp_path / "rounded", overrides=VISION)
