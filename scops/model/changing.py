@@ -67,13 +67,14 @@ def _check_patches(old: Any, new: Any, at: str = "") -> None:
     """Of towers whose pictures change their size and were whole patches before (SigLIP's are not)."""
     if not (is_dataclass(new) and type(old) is type(new)):
         return
-    sizes = [(getattr(spec, "image", None), getattr(spec, "patch", None)) for spec in (old, new)]
-    if None not in sizes[1] and sizes[0] != sizes[1]:
-        (before, _), (image, patch) = sizes
-        if image < patch or (before % sizes[0][1] == 0 and image % patch):
-            near = max(image // patch, 1) * patch
+    named = vars(new)
+    if {"image", "patch"} <= named.keys() and (was := vars(old)["image"]) != new.image:
+        patch = new.patch
+        if new.image < patch or (was % patch == 0 and new.image % patch):
+            least = max(new.image // patch, 1) * patch
             raise ValueError(
-                f"{at}image is {image}, expected whole patches of {patch} pixels, such as {near} or {near + patch}; it was {before}"
+                f"{at}image is {new.image}, expected whole patches of {patch} pixels, such as {least} or {least + patch}; "
+                f"it was {was}"
             )
-    for name, value in vars(new).items():
+    for name, value in named.items():
         _check_patches(getattr(old, name), value, f"{at}{name}.")
