@@ -19,6 +19,7 @@ from scops.systems import docowl2
 from tests.conftest import batch_of, close, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import docowl2_twin as twin
+from tests.systems import owl_twin
 from tests.systems.lavis_twin import Weights, below, named
 
 CASES: list[list[str | tuple[int, int]]] = [
@@ -93,14 +94,14 @@ def test_pages_become_the_logits_of_plain_operations(seed: int) -> None:
                 for size in pages
             ]
             assert close(torch.from_numpy(np.stack(one.media["image"])), torch.cat(views))
-            features = twin.tower(below(w, "model.vision_model."), torch.cat(views), spec)
+            features = owl_twin.tower(below(w, "model.vision_model."), torch.cat(views), spec.vision)
             assert close(system.encode(batch_of(one))["image"], features)
             made = torch.stack([twin.page_tokens(w, page(*size), GRIDS[spec.grids], spec) for size in pages])
             assert close(system.connect(batch_of(one))["image"], made)
-        x, is_media = twin.spliced(w, parts_of(w, case, spec))
+        x, is_media = owl_twin.spliced(w, parts_of(w, case, spec))
         assert len(x) == len(one)
         assert close(read[number, : len(one)], x)
-        assert close(together[number, : len(one)], twin.logits(w, x, is_media, spec))
+        assert close(together[number, : len(one)], owl_twin.logits(w, x, is_media, spec.language))
 
 
 @torch.no_grad()
@@ -108,10 +109,12 @@ def test_the_twin_sees_what_it_must_see() -> None:
     """It is blind neither to the place of a tile nor to the modality of a token."""
     spec = drawn(1)
     w = named(docowl2.KEYS["authors"](spec), randomise(docowl2.build(spec)))
-    x, is_media = twin.spliced(w, parts_of(w, CASES[1], spec))
-    made = twin.logits(w, x, is_media, spec)
-    assert (twin.logits(w, x, torch.zeros_like(is_media), spec) - made).abs().max() > 1e-2
-    features = twin.tower(below(w, "model.vision_model."), twin.cut(page(20, 100), (3, 1), spec.vision.image), spec)
+    x, is_media = owl_twin.spliced(w, parts_of(w, CASES[1], spec))
+    made = owl_twin.logits(w, x, is_media, spec.language)
+    assert (owl_twin.logits(w, x, torch.zeros_like(is_media), spec.language) - made).abs().max() > 1e-2
+    features = owl_twin.tower(
+        below(w, "model.vision_model."), twin.cut(page(20, 100), (3, 1), spec.vision.image), spec.vision
+    )
     maps = twin.reduced(below(w, "model.vision2text."), features, spec)
     asked = below(w, "model.hr_compressor.")
     before = twin.compressed(asked, maps, (3, 1), spec)
