@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv3d, linear, silu
+from torch.nn.functional import conv2d, conv3d, gelu, interpolate, linear, silu
 
 from scops.encoders.vit import VitSpec
 from scops.language.llama import LlamaSpec
+from scops.systems.mplug_owl2 import Eyes
 from tests.systems.lavis_twin import Weights, attend, below, norm, project
 
 Mixing = Callable[[Weights, Tensor], Tensor]
@@ -29,8 +30,13 @@ def tower(w: Weights, pixels: Tensor, vision: VitSpec, mixing: Mixing | None = N
         mixing: of a layer's weights and all pictures, before the layer.
     """
     patches = conv2d(pixels, w["embeddings.patch_embed.weight"], stride=vision.patch).flatten(2).transpose(1, 2)
-    x = torch.cat([w["embeddings.cls_token"].expand(len(patches), -1, -1), patches], 1)
-    x = norm(w, "embeddings.pre_layernorm", x + w["embeddings.position_embedding"], vision.eps)
+    first = [w["embeddings.cls_token"].expand(len(patches), -1, -1)] if "embeddings.cls_token" in w else []
+    x, table = torch.cat([*first, patches], 1), w["embeddings.position_embedding"]
+    if table.dim() == 2:  # without a class token the table has its own size
+        old, new = (int(count**0.5) for count in (len(table), patches.shape[1]))
+        grid = table.T.unflatten(1, (old, old))[None]
+        table = interpolate(grid, (new, new), mode="bicubic", align_corners=False)[0].flatten(1).T
+    x = norm(w, "embeddings.pre_layernorm", x + table, vision.eps)
     for number in range(vision.layers):
         layer = below(w, f"encoder.layers.{number}.")
         x = mixing(below(layer, "temporal."), x) if mixing else x
@@ -38,8 +44,8 @@ def tower(w: Weights, pixels: Tensor, vision: VitSpec, mixing: Mixing | None = N
         q, k, v = fused.unflatten(-1, (vision.heads, 3, -1)).unbind(-2)
         x = x + project(layer, "self_attn.dense", attend(q.flatten(2), k.flatten(2), v.flatten(2), vision.heads))
         wide = project(layer, "mlp.fc1", norm(layer, "post_attention_layernorm", x, vision.eps))
-        x = x + project(layer, "mlp.fc2", quick_gelu(wide))
-    return norm(w, "post_layernorm", x, vision.eps)
+        x = x + project(layer, "mlp.fc2", quick_gelu(wide) if vision.activation == "quick_gelu" else gelu(wide))
+    return norm(w, "post_layernorm", x, vision.eps) if "post_layernorm.weight" in w else x
 
 
 def mixed(w: Weights, x_TPD: Tensor) -> Tensor:
@@ -83,9 +89,8 @@ def asked(
     return x
 
 
-def spliced(w: Weights, parts: list[list[int] | Tensor]) -> tuple[Tensor, Tensor]:
+def spliced(words: Tensor, parts: list[list[int] | Tensor]) -> tuple[Tensor, Tensor]:
     """(T, D) and which of them a connector made: ids and items' tokens one after the other."""
-    words = w["model.embed_tokens.weight"]
     rows = [words[torch.tensor(part)] if isinstance(part, list) else part for part in parts]
     is_media = [torch.full((len(row),), not isinstance(part, list)) for row, part in zip(rows, parts, strict=True)]
     return torch.cat(rows), torch.cat(is_media)
@@ -123,3 +128,28 @@ def logits(w: Weights, x: Tensor, is_media: Tensor, language: LlamaSpec) -> Tens
         y, mlp = own(layer, "post_attention_layernorm", x, rms), below(layer, "mlp.")
         x = x + project(mlp, "down_proj", silu(project(mlp, "gate_proj", y)) * project(mlp, "up_proj", y))
     return linear(rms(w["model.norm.weight"], x), w["lm_head.weight"])
+
+
+def sines(places: Tensor, width: int) -> Tensor:
+    angles = places.double()[:, None] / 10000 ** (torch.arange(width // 2).double() / (width / 2))
+    return torch.cat([angles.sin(), angles.cos()], 1).float()
+
+
+def places(eyes: Eyes) -> Tensor:
+    """Of queries by number; of a class token none; of patches the column's in the first half, the row's in the second."""
+    side, width = eyes.vision.image // eyes.vision.patch, eyes.abstractor.dim
+    at = torch.arange(side)
+    grid = torch.cat([sines(at.repeat(side), width // 2), sines(at.repeat_interleave(side), width // 2)], 1)
+    return torch.cat([sines(torch.arange(eyes.abstractor.queries), width), torch.zeros(eyes.cls, width), grid])
+
+
+def sight(w: Weights, pixels_MCHW: Tensor, eyes: Eyes) -> Tensor:
+    """(M, Q + 1, D) of mPLUG-Owl2 and 2.1.
+
+    Args:
+        w: below what has `vision_model` and `visual_abstractor`.
+    """
+    features = tower(below(w, "vision_model."), pixels_MCHW, eyes.vision)
+    asking, own = eyes.abstractor, below(w, "visual_abstractor.")
+    x = asked(below(own, "encoder."), own["query_embeds"], features, asking.heads, asking.eps, places(eyes))
+    return torch.cat([project(own, "visual_fc", x), own["vit_eos"].expand(len(x), -1, -1)], 1)

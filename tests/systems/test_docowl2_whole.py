@@ -98,7 +98,7 @@ def test_pages_become_the_logits_of_plain_operations(seed: int) -> None:
             assert close(system.encode(batch_of(one))["image"], features)
             made = torch.stack([twin.page_tokens(w, page(*size), GRIDS[spec.grids], spec) for size in pages])
             assert close(system.connect(batch_of(one))["image"], made)
-        x, is_media = owl_twin.spliced(w, parts_of(w, case, spec))
+        x, is_media = owl_twin.spliced(w["model.embed_tokens.weight"], parts_of(w, case, spec))
         assert len(x) == len(one)
         assert close(read[number, : len(one)], x)
         assert close(together[number, : len(one)], owl_twin.logits(w, x, is_media, spec.language))
@@ -109,7 +109,7 @@ def test_the_twin_sees_what_it_must_see() -> None:
     """It is blind neither to the place of a tile nor to the modality of a token."""
     spec = drawn(1)
     w = named(docowl2.KEYS["authors"](spec), randomise(docowl2.build(spec)))
-    x, is_media = owl_twin.spliced(w, parts_of(w, CASES[1], spec))
+    x, is_media = owl_twin.spliced(w["model.embed_tokens.weight"], parts_of(w, CASES[1], spec))
     made = owl_twin.logits(w, x, is_media, spec.language)
     assert (owl_twin.logits(w, x, torch.zeros_like(is_media), spec.language) - made).abs().max() > 1e-2
     features = owl_twin.tower(

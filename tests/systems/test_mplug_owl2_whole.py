@@ -6,7 +6,6 @@ from math import isqrt
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from scops.connectors.abstractor import AbstractorSpec
@@ -19,7 +18,7 @@ from scops.systems import mplug_owl2
 from tests.conftest import batch_of, close, example, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import owl_twin as twin
-from tests.systems.lavis_twin import Weights, below, named, project
+from tests.systems.lavis_twin import Weights, below, named
 
 CASES: tuple[list[int | None], ...] = (
     [None, 5, 6, 7],
@@ -52,27 +51,6 @@ def drawn(seed: int) -> mplug_owl2.Spec:
     return mplug_owl2.Spec(mplug_owl2.Eyes(vision, abstractor), language)
 
 
-def sines(places: Tensor, width: int) -> Tensor:
-    angles = places.double()[:, None] / 10000 ** (torch.arange(width // 2).double() / (width / 2))
-    return torch.cat([angles.sin(), angles.cos()], 1).float()
-
-
-def places(spec: mplug_owl2.Spec) -> Tensor:
-    """Of queries by number; of a class token none; of patches the column's in the first half, the row's in the second."""
-    side, width = spec.eyes.vision.image // spec.eyes.vision.patch, spec.eyes.abstractor.dim
-    at = torch.arange(side)
-    grid = torch.cat([sines(at.repeat(side), width // 2), sines(at.repeat_interleave(side), width // 2)], 1)
-    return torch.cat([sines(torch.arange(spec.eyes.abstractor.queries), width), torch.zeros(1, width), grid])
-
-
-def tokens(w: Weights, pixels_MCHW: Tensor, spec: mplug_owl2.Spec) -> Tensor:
-    """(M, Q + 1, D)"""
-    features = twin.tower(below(w, "model.vision_model."), pixels_MCHW, spec.eyes.vision)
-    asking, own = spec.eyes.abstractor, below(w, "model.visual_abstractor.")
-    x = twin.asked(below(own, "encoder."), own["query_embeds"], features, asking.heads, asking.eps, places(spec))
-    return torch.cat([project(own, "visual_fc", x), own["vit_eos"].expand(len(x), -1, -1)], 1)
-
-
 def rows(spec: mplug_owl2.Spec) -> list[Example]:
     room, side, made = spec.eyes.abstractor.queries + 1, spec.eyes.vision.image, []
     for order in CASES:
@@ -89,10 +67,11 @@ def equal(system: torch.nn.Module, w: Weights, spec: mplug_owl2.Spec) -> bool:
     examples = rows(spec)
     together = system(batch_of(*examples))
     for number, (order, one) in enumerate(zip(CASES, examples, strict=True)):
-        seen = iter(
-            tokens(w, torch.stack([torch.from_numpy(p) for p in one.media["image"]]), spec) if one.media else ()
+        pixels = torch.stack([torch.from_numpy(picture) for picture in one.media["image"]]) if one.media else None
+        seen = iter(() if pixels is None else twin.sight(below(w, "model."), pixels, spec.eyes))
+        x, is_media = twin.spliced(
+            w["model.embed_tokens.weight"], [next(seen) if entry is None else [entry] for entry in order]
         )
-        x, is_media = twin.spliced(w, [next(seen) if entry is None else [entry] for entry in order])
         assert close(system.read(batch_of(one))[0], x[None])
         assert close(together[number, : len(one)], twin.logits(w, x, is_media, spec.language))
     return True
