@@ -1,12 +1,12 @@
 """Reversible changes of tensors: load turns theirs into ours, save is its exact inverse."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+
+from scops.ops.positions import spread
 
 
 class Op:
@@ -265,7 +265,7 @@ class Then(Op):
 
 @dataclass(frozen=True)
 class ForTokens(Op):
-    """Positions (1, tokens, width) of a class token and a square grid, spread over another grid (bicubic); saved as they are.
+    """Positions (1, tokens, width) of a square grid, spread over another one (bicubic); saved as they are.
 
     Args:
         tokens: of ours, the class token included.
@@ -274,15 +274,7 @@ class ForTokens(Op):
     tokens: int
 
     def load(self, tensors: list[Tensor]) -> list[Tensor]:
-        (table,) = tensors
-        if table.shape[1] == self.tokens:
-            return [table]
-        sides = [math.isqrt(count - 1) for count in (table.shape[1], self.tokens)]
-        if [1 + side**2 for side in sides] != [table.shape[1], self.tokens]:
-            raise ValueError(f"{table.shape[1]} positions cannot become {self.tokens}: squares and a class token")
-        grid = table[:, 1:].transpose(1, 2).unflatten(2, (sides[0], sides[0])).float()
-        grid = interpolate(grid, (sides[1], sides[1]), mode="bicubic", align_corners=False)
-        return [torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table)], 1)]
+        return [spread(table, self.tokens) for table in tensors]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`scops info NAME`: what a system or a folder is, how big, how published and how trained; no weights are needed."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def info(name: str, *, json: bool) -> None:
             f"  {stage['variant']} / {stage['stage']}: {stage['objective']}, {stage['steps']} steps of {stage['batch']}, "
             f"lr {stage['lr']:g} {stage['schedule']}"
         )
-        pairs({name: stage[name] for name in ("trains", "lora", "data", "source") if stage[name]}, indent=4)
+        pairs({name: stage[name] for name in ("trains", "lora", "data", "sizes", "source") if stage[name]}, indent=4)
     pairs(found["sources"], title="Weights")
     print(f"\nKey layouts: {', '.join(['scops', *found['layouts']])}")
 
@@ -106,6 +107,7 @@ def _stage(variant: str, stage: Any) -> dict[str, Any]:
         "trains": ", ".join(stage.train),
         "lora": adapters,
         "data": ", ".join(stage.data),
+        "sizes": ", ".join(f"{name} {value!r}" for name, value in _flat(stage.overrides).items()),
         "objective": stage.objective,
         "steps": stage.steps,
         "batch": stage.batch,
@@ -128,8 +130,8 @@ def _sources(module: Any, size: str | None) -> dict[str, str]:
     return found
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in values.items():
-        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return out

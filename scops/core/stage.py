@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Stage:
         lr_of: globs with a learning rate of their own.
         rows: by glob, the only rows of those matrices that learn, from the end where negative; they are not decayed.
         warmup: steps of linear warm-up, then `schedule` ("cosine", "linear" or "constant") down to min_lr.
+        overrides: changes to the system's sizes from this stage on, nested as the fields of its Spec are, that weights outlive:
+            the side of pictures in pixels (learned positions follow its grid), how they are cut.
         source: where the numbers come from (paper table, repository script).
     """
 
@@ -48,4 +51,5 @@ class Stage:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float | None = 1.0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""

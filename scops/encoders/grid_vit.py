@@ -7,10 +7,10 @@ X-PLUG/mPLUG-Owl, mPLUG-Owl2/mplug_owl2/model/visual_encoder.py with use_cls_tok
 # M pictures, C channels, P patches per picture, D width
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from scops.encoders.vit import VitSpec, block, check_size
 from scops.nn.context import Context
+from scops.ops.positions import spread
 
 
 class GridVit(nn.Module):
@@ -35,11 +35,7 @@ class GridVit(nn.Module):
 
     def placed(self) -> Tensor:
         """(P, D): the table itself where it fits, else resized by a bicubic filter in float32."""
-        if self.table == self.side:
-            return self.positions
-        grid_1DHW = self.positions.float().T.unflatten(1, (self.table, self.table))[None]
-        resized_1DHW = interpolate(grid_1DHW, (self.side, self.side), mode="bicubic", align_corners=False)
-        return resized_1DHW[0].flatten(1).T.to(self.positions.dtype)
+        return spread(self.positions, self.side**2)
 
     def embed(self, pixels_MCHW: Tensor) -> Tensor:
         """(M, P, D): patches with positions and first norm."""

@@ -15,6 +15,7 @@ from scops.checkpoints.sources import Source, assemble
 from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, parts, peft
+from scops.model.changing import with_changes
 from scops.model.empty import empty
 from scops.model.folder import OWN, finished, read_config, recorded_layout, told, written_for
 from scops.model.model import Model
@@ -22,7 +23,7 @@ from scops.model.parts import Parts, largest, sources_of
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
 from scops.nn.initialise import begin
-from scops.systems import Origin, Origins, changed, find, module_of, spec_for, spec_from_json
+from scops.systems import Origin, Origins, find, module_of, spec_for, spec_from_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
@@ -51,7 +52,8 @@ def load(
         merge: fold adapters into the weights.
         quantise: "int8" or "int4" for the language model, or by role {"language": "int4"}; adapters are merged first.
         trust: packages outside scops whose connectors the folder may name; without it, naming one is an error.
-        overrides: changes to a folder's spec that leave all weights as they are, such as how pictures are cut.
+        overrides: changes to a folder's spec that its weights outlive: how pictures are cut, or the side that they are brought to
+            (learned positions follow its grid).
     Raises:
         ValueError, OSError: saying what was found, what was expected and where.
     """
@@ -62,7 +64,7 @@ def load(
     if path.is_dir() and peft.is_adapter(path):
         model = peft.put_on(load(peft.base_of(path), dtype=dtype, device=device, trust=trust), path)
     elif path.is_dir():
-        model = _from_folder(path, dtype, device, trust, overrides or {})
+        model = with_changes(_from_folder(path, dtype, device, trust), overrides or {})
     elif path.is_file():
         model = _from_file(path, dtype, device)
     elif _is_known(str(name)):
@@ -142,7 +144,6 @@ def _from_folder(
     dtype: torch.dtype | str,
     device: torch.device | str,
     trust: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
 ) -> Model:
     if parts.is_parts(folder):
         return _from_parts(Parts.read(folder, trust), dtype, device)
@@ -154,9 +155,6 @@ def _from_folder(
     spec = told(config, tokenizer)
     module_file, reader = module_of(config.system), open_weights(folder)
     layout = recorded_layout(folder, module_file.layout(spec))
-    if overrides:
-        spec, how = changed(spec, overrides), {kind: media.pixels.resize for kind, media in layout.media.items()}
-        layout = module_file.layout(spec).resized_by(how)
     module = empty(config.system, spec, tokenizer, dtype_of(dtype, reader), config.lora, config.quantised)
     keys = None if config.layout == OWN else module_file.KEYS[config.layout](spec)
     source = Source(reader, keys)

@@ -1,7 +1,7 @@
 """A run becomes a trained system: its parts are opened, its data sets too, and the loop is started."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from scops.core.stage import Stage
 from scops.data.processor import Processor
 from scops.data.readers import open_dataset
 from scops.data.tokenizer import Tokenizer
+from scops.model.changing import with_changes
 from scops.model.model import Model
 from scops.model.opening import create, load
 from scops.model.parts import spec_in
-from scops.systems import find, module_of, spec_for
+from scops.systems import find, merged, module_of, spec_for
 from scops.train.loop import Result
 from scops.train.loop import train as train_module
 from scops.train.run import Run, Source
@@ -35,21 +36,30 @@ def start(run: Run) -> Result:
     model = build(run)
     if run.resize:
         model.resize_by(run.resize)
-    processor = Processor(model.layout, model.tokenizer, overflow=run.overflow, capacity=run.max_length)
+    stages = {name: for_spec(stage, run, model.spec) for name, stage in stages.items()}
+
+    def maker() -> Processor:
+        return Processor(model.layout, model.tokenizer, overflow=run.overflow, capacity=run.max_length)
+
+    def change(overrides: Mapping[str, Any]) -> tuple[nn.Module, Processor]:
+        nonlocal model
+        model = with_changes(model, overrides)
+        return model.module, maker()
 
     def save(module: nn.Module, folder: Path) -> None:
         assert module is model.module
         model.save(folder, run=run.words())
 
-    return train_module(run, model.module, stages, processor, datasets, save=save, held_out=held_out)
+    return train_module(run, model.module, stages, maker(), datasets, save=save, held_out=held_out, change=change)
 
 
 def build(run: Run) -> Model:
-    """The system before its first step: `init` if there is one, else the system's own parts."""
+    """The system before its first step: `init` if there is one, else the system's own parts, for the first stage's pictures."""
     system, size = find(run.system)
     overrides = overrides_of(run)
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
+        overrides = merged(overrides, _first_changes(run, spec_for(run.system, overrides)[2]))
         return create(run.system, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
     brought = ["tokenizer"] * bool(run.tokenizer) + [*run.parts()]
     if brought:
@@ -60,6 +70,33 @@ def build(run: Run) -> Model:
     if run.system == size:
         _check_parts(run, model.spec, module_of(system).SIZES[size])
     return model
+
+
+def _first_changes(run: Run, spec: Any) -> Mapping[str, Any]:
+    first, stages = run.staged()[0], stages_of(run)
+    if first.system_overrides is not None or first.name not in stages:
+        return first.system_overrides or {}
+    return for_spec(stages[first.name], run, spec).overrides
+
+
+def for_spec(stage: Stage, run: Run, spec: Any) -> Stage:
+    """A recipe's `overrides` are of the published sizes: another system keeps its own numbers, as what the run itself says does."""
+    sizes = list(module_of(find(run.system)[0]).SIZES.values())
+    return stage if _meant(stage.overrides, spec, sizes, run.system_overrides) else replace(stage, overrides={})
+
+
+def _meant(overrides: Mapping[str, Any], spec: Any, sizes: Sequence[Any], said: Any) -> bool:
+    """Whether the parts of `spec` that these changes are of are those of a size, and `said` has none of their numbers."""
+    said = said if isinstance(said, Mapping) else {}
+    inner = {name: value for name, value in overrides.items() if isinstance(value, Mapping)}
+    numbers = {name: value for name, value in overrides.items() if name not in inner}
+    alike = [size for size in sizes if type(size) is type(spec)]
+    if numbers and not any(replace(size, **numbers) == replace(spec, **numbers) for size in alike):
+        return False
+    return not numbers.keys() & said.keys() and all(
+        _meant(value, getattr(spec, name), [getattr(size, name) for size in alike], said.get(name))
+        for name, value in inner.items()
+    )
 
 
 def _check_parts(run: Run, spec: Any, named: Any) -> None:

@@ -4,7 +4,8 @@ A system's file holds: TITLE and PAPER; `Spec` (how big) and SIZES; `build(spec)
 published config.json is meant); `layout(spec)` (how read); STAGES (how trained); `origins(spec)` (where default weights come from).
 One whose parts are chosen also holds `in_full(overrides)` (offered names in place of kinds), `origins_of(spec)` and `recipe_of(spec)`.
 One that publishes only what it trained also holds `parts(spec)`: by path of a part, how others name that part's weights; and ADDED,
-special tokens that it adds to the language model's tokenizer.
+special tokens that it adds to the language model's tokenizer. One whose release brings learned positions to another grid by
+another filter than "bicubic" names it in SPREAD.
 """
 
 from collections.abc import Mapping
@@ -215,17 +216,15 @@ def rechosen(system: str, spec: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def changed(spec: Any, overrides: Mapping[str, Any]) -> Any:
-    """The spec with some numbers changed; unknown fields are answered with the nearest.
-
-    Of another kind of part (`kind`) nothing of the old one is kept.
-    """
-
-    def merged(old: Any, new: Any) -> Any:
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get(KIND, old.get(KIND)) == old.get(KIND):
-            return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
-        return new
-
+    """The spec with some numbers changed; unknown fields are answered with the nearest."""
     return spec_from_json(type(spec), merged(spec_to_json(spec), overrides))
+
+
+def merged(old: Any, new: Any) -> Any:
+    """Nested changes laid over nested numbers; of another kind of part (`kind`) nothing of the old one is kept."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and new.get(KIND, old.get(KIND)) == old.get(KIND):
+        return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+    return new
 
 
 PLAIN = {bool: bool, int: Integral, float: Real, str: str, NoneType: NoneType}

@@ -135,12 +135,13 @@ def layout(spec: Spec) -> Layout:
 # How trained ----------------------------------------------------------------------------------------------------------
 
 _PAPER = (
-    "arXiv 2301.12597 section 3.4, 224 x 224, 129M pictures (COCO, VG, CC3M, CC12M, SBU, LAION400M); {}. The norm between tower and "
+    "arXiv 2301.12597 section 3.4, 129M pictures (COCO, VG, CC3M, CC12M, SBU, LAION400M); {}. The norm between tower and "
     "Q-Former learns too (LAVIS freezes the tower alone)"
 )
 GENERATE = Stage(
     "generate", train=("image.connector",), data=("pairs",), steps=80_000, batch=1920, lr=1e-4, min_lr=5e-5,
-    warmup=2_000, schedule="cosine", betas=(0.9, 0.98), weight_decay=0.05, source=_PAPER.format("captions after pictures"),
+    warmup=2_000, schedule="cosine", betas=(0.9, 0.98), weight_decay=0.05, overrides={"vision": {"image": 224}},
+    source=_PAPER.format("captions after pictures"),
 )  # fmt: skip
 GENERATE_T5 = replace(
     GENERATE, batch=1520, source=_PAPER.format("captions cut in two, one half read, the other written")
@@ -151,8 +152,8 @@ LAVIS = replace(
 )  # fmt: skip
 CAPTION = Stage(
     "caption", train=("image",), data=("captions",), steps=11_070, batch=256, lr=1e-5, warmup=1_000, schedule="cosine",
-    weight_decay=0.05,
-    source="salesforce/LAVIS lavis/projects/blip2/train/caption_coco_ft.yaml at 364 x 364 (16 a GPU), prompt 'a photo of'; "
+    weight_decay=0.05, overrides={"vision": {"image": 364}},
+    source="salesforce/LAVIS lavis/projects/blip2/train/caption_coco_ft.yaml (16 a GPU), prompt 'a photo of'; "
     "batch and steps worked out: 16 GPUs, 5 epochs of 566,747 captions",
 )  # fmt: skip
 STAGES = {

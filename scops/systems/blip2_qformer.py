@@ -236,7 +236,8 @@ OBJECTIVE = "contrastive+matching+generation"
 STAGE1 = Stage(
     "stage1", train=("image.connector", "qformer", "pairs", "lm_head"), data=("pairs",), objective=OBJECTIVE,
     steps=250_000, batch=1680, lr=1e-4, min_lr=1e-5, warmup=2_000, betas=(0.9, 0.98), weight_decay=0.05, clip=None,
-    source="arXiv 2301.12597 section 3.4 at 224 pixels (min_lr: LAVIS' pretrain_stage1.yaml); pairs: 129M pictures of COCO, "
+    overrides={"vision": {"image": 224}},
+    source="arXiv 2301.12597 section 3.4 (min_lr: LAVIS' pretrain_stage1.yaml); pairs: 129M pictures of COCO, "
     "VG, CC3M, CC12M, SBU and LAION-400M, captions of BLIP's CapFilt; texts of 32 tokens at most",
 )  # fmt: skip
 CODE = replace(
@@ -255,8 +256,8 @@ def decayed(lr: float) -> dict[str, float]:
 
 COCO = Stage(
     "coco", train=("image", "qformer", "pairs", "lm_head"), data=("pairs",), objective=OBJECTIVE, steps=12_650, batch=224,
-    lr=1e-5, lr_of=decayed(1e-5), warmup=1_000, weight_decay=0.05, clip=None,
-    source="LAVIS lavis/projects/blip2/train/retrieval_coco_ft.yaml at 364 pixels, 14 pairs on each of 16 devices, 5 epochs; "
+    lr=1e-5, lr_of=decayed(1e-5), warmup=1_000, weight_decay=0.05, clip=None, overrides={"vision": {"image": 364}},
+    source="LAVIS lavis/projects/blip2/train/retrieval_coco_ft.yaml, 14 pairs on each of 16 devices, 5 epochs; "
     "steps worked out for COCO's 567K pairs; warm-up from 1e-8",
 )  # fmt: skip
 STAGES = {

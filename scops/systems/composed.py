@@ -149,7 +149,7 @@ def short(stage: Stage, *, lr: float, steps: int = 80) -> Stage:
     sees = "image" in stage.train or ROLE in stage.train
     return replace(
         stage, train=tuple(path for path in stage.train if path not in stage.rows), rows={}, template="",
-        data=("names",), steps=steps, batch=16, lr=lr, lr_of={ROLE: lr / 10} if sees else {}, min_lr=0.0, warmup=10,
+        overrides={}, data=("names",), steps=steps, batch=16, lr=lr, lr_of={ROLE: lr / 10} if sees else {}, min_lr=0.0, warmup=10,
         weight_decay=0.05, source=f"shortened from {stage.source}",
     )  # fmt: skip
 

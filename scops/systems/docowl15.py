@@ -144,11 +144,12 @@ def layout(spec: Spec) -> Layout:
 
 STRUCTURE = Stage(
     "structure", train=("image.encoder", "image.connector", *MEDIA_EXPERTS), data=("structure",), steps=12_000, batch=1024,
-    lr=1e-4, warmup=360,
+    lr=1e-4, warmup=360, overrides={"whole": ""},
     source="arXiv 2403.12895 section 5.1: from mPLUG-Owl2, DocStruct4M, tiles of 448 pixels; warm-up (3%) as in the scripts",
 )  # fmt: skip
 TASKS = Stage(
     "tasks", train=("image.connector", "language"), data=("tasks",), steps=6_500, batch=256, lr=2e-5, warmup=195,
+    overrides={"whole": "first"},
     source="arXiv 2403.12895 section 5.1: DocDownstream (about 570,000), up to 9 tiles of 448 pixels; warm-up as in the scripts",
 )  # fmt: skip
 CHAT = replace(

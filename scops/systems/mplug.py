@@ -52,6 +52,8 @@ class Spec:
 
 CLIP_B16 = VitSpec(dim=768, hidden=3072, layers=12, heads=12, image=256, patch=16)
 CLIP_L14 = VitSpec(image=224)
+SPREAD = "bilinear"
+"""AliceMind mPLUG/models/vit.py resize_pos_embed, from pre-training to what follows it."""
 SIZES = {"mplug-base": Spec(CLIP_B16, FusionSpec(stride=3)), "mplug-large": Spec(CLIP_L14)}
 
 
@@ -226,22 +228,26 @@ READING = ("image", "encoder.text", "encoder.fusion.blocks")
 PRETRAIN = Stage(
     "pretrain", train=(*READING, "encoder.fusion.embeddings.words", "pairs", "decoder"), data=("pairs",),
     objective="contrastive+matching+masked+prefix_lm", steps=1_649_000, batch=256, lr=1e-4,
-    lr_of={"image.encoder": 1e-5}, min_lr=1e-6, warmup=2_000, weight_decay=0.02,
-    source="AliceMind mPLUG/configs/pretrain_mplug_base.yaml at 256 x 256: 30 epochs; steps worked out for the 14.07M "
+    lr_of={"image.encoder": 1e-5}, min_lr=1e-6, warmup=2_000, weight_decay=0.02, overrides={"vision": {"image": 256}},
+    source="AliceMind mPLUG/configs/pretrain_mplug_base.yaml: 30 epochs; steps worked out for the 14.07M "
     "pictures of its README (COCO, VG, SBU, CC3M, CC12M); warm-up of 20 x 100 steps",
 )  # fmt: skip
 PRETRAIN_LARGE = replace(
     PRETRAIN, steps=3_298_000, batch=128, lr=5e-5, lr_of={"image.encoder": 5e-6}, min_lr=2e-6,
-    source=PRETRAIN.source.replace("base.yaml at 256 x 256", "large.yaml at 224 x 224"),
+    overrides={"vision": {"image": 224}}, source=PRETRAIN.source.replace("base.yaml", "large.yaml"),
 )  # fmt: skip
 VQA = Stage(
     "vqa", train=(*READING, "decoder"), data=("vqa",), objective="whole_reply", steps=20_570, batch=256, lr=3e-5,
-    lr_of={"image.encoder": 5e-6}, min_lr=1e-6, warmup=400, weight_decay=0.02,
-    source="AliceMind mPLUG/configs/vqa_mplug_large.yaml at 336 x 336: 8 epochs; steps worked out for the 658,111 questions "
+    lr_of={"image.encoder": 5e-6}, min_lr=1e-6, warmup=400, weight_decay=0.02, overrides={"vision": {"image": 336}},
+    source="AliceMind mPLUG/configs/vqa_mplug_large.yaml: 8 epochs; steps worked out for the 658,111 questions "
     "of VQA v2 train and val, Visual Genome's come on top; warm-up of 4 x 100 steps",
 )  # fmt: skip
 VQA_BASE = replace(
-    VQA, steps=41_130, batch=128, source=VQA.source.replace("large.yaml at 336 x 336", "base.yaml at 384 x 384")
+    VQA,
+    steps=41_130,
+    batch=128,
+    overrides={"vision": {"image": 384}},
+    source=VQA.source.replace("large.yaml", "base.yaml"),
 )
 STAGES = {"mplug-base": (PRETRAIN, VQA_BASE), "mplug-large": (PRETRAIN_LARGE, VQA)}
 

@@ -232,22 +232,25 @@ def decayed(lr: float) -> dict[str, float]:
     return stem | {f"image.encoder.blocks.{i}": lr * DECAY ** (LAYERS - i) for i in range(LAYERS)}
 
 
+COARSE = {"eyes": {"vision": {"image": 224}}}
+FINE = {"eyes": {"vision": {"image": 448}}}
 ALIGN = Stage(
     "align", train=("image.encoder", "image.connector", *MEDIA_EXPERTS), data=("pairs",), steps=42_500, batch=8192,
     lr=1e-4, lr_of=decayed(1e-4), warmup=1_000, schedule="cosine", betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05,
-    source="arXiv 2311.04257 sections 3.2 and 4.1 at 224 pixels (weight decay recalled); "
+    overrides=COARSE,
+    source="arXiv 2311.04257 sections 3.2 and 4.1 (weight decay recalled); "
     "pairs: 400M of CC3M, CC12M, COCO, LAION-en, COYO, DataComp",
 )  # fmt: skip
 INSTRUCT = Stage(
     "instruct", train=("image", "language"), data=("instructions",), steps=4_800, batch=256,
-    lr=2e-5, lr_of=decayed(2e-5), warmup=250, schedule="cosine", betas=(0.9, 0.98), eps=1e-6,
-    source="arXiv 2311.04257 sections 3.2 and 4.1 at 448 pixels, one epoch (steps and warm-up recalled); "
+    lr=2e-5, lr_of=decayed(2e-5), warmup=250, schedule="cosine", betas=(0.9, 0.98), eps=1e-6, overrides=FINE,
+    source="arXiv 2311.04257 sections 3.2 and 4.1, one epoch (steps and warm-up recalled); "
     "instructions: captions, VQA, region and text dialogues",
 )  # fmt: skip
 FINETUNE = Stage(
     "finetune", train=("image.connector", "language"), data=("instructions",), steps=5_197, batch=128,
-    lr=2e-5, warmup=156, schedule="cosine",
-    source="X-PLUG/mPLUG-Owl mPLUG-Owl2/scripts/finetune.sh at 448 pixels: one epoch of llava_v1_5_mix665k, "
+    lr=2e-5, warmup=156, schedule="cosine", overrides=FINE,
+    source="X-PLUG/mPLUG-Owl mPLUG-Owl2/scripts/finetune.sh: one epoch of llava_v1_5_mix665k, "
     "2 rows x 8 accumulations; the script names no number of devices, 8 are taken",
 )  # fmt: skip
 LORA = Stage(
@@ -256,7 +259,7 @@ LORA = Stage(
         ("language.blocks.*.attn.body.[qo]", "language.blocks.*.attn.body.[kv].experts.*", "language.blocks.*.mlp.body.*"),
         rank=128, alpha=256.0, dropout=0.05,
     ),
-    lr=1e-4, lr_of={"image.connector": 2e-5}, warmup=156, schedule="cosine",
+    lr=1e-4, lr_of={"image.connector": 2e-5}, warmup=156, schedule="cosine", overrides=FINE,
     source="X-PLUG/mPLUG-Owl mPLUG-Owl2/scripts/finetune_lora.sh; a later line of the trainer makes every parameter "
     "learn again, which is not repeated here",
 )  # fmt: skip

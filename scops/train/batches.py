@@ -33,6 +33,11 @@ class Batcher:
         self.encoder = self.template = ""
         self.kept: dict[Row, Example] = {}
 
+    def change(self, module: Any) -> None:
+        """Another module takes the place of the one so far; pictures may be prepared in another way."""
+        self.module = module
+        self.kept.clear()
+
     def enter(self, template: str = "") -> None:
         """A stage begins: open the store for the encoders as they are now; none when one of them learns.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from scops.train.step import gathered, gradients, place, silent_roles
 from scops.train.watch import UNWATCHED, Watch
 
 Rows = Mapping[str, Sequence[Sample]]
+Change = Callable[[Mapping[str, Any]], tuple[nn.Module, Maker]]
+"""What a stage's `overrides` make of the system so far: its module, and what makes examples for it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def train(
     *,
     save: Callable[[nn.Module, Path], None],
     held_out: Rows | None = None,
+    change: Change | None = None,
     resume: bool = True,
 ) -> Result:
     """Train a system through the run's stages; goes on from the latest checkpoint of run.output_dir.
@@ -69,6 +73,7 @@ def train(
         stages: the system's own, by name.
         datasets, held_out: rows by name, as run.data and run.eval_data name them.
         save: writes the whole system into an empty folder, once, at the end.
+        change: needed where a stage has `overrides`; the new module keeps the parameters of the old one.
         resume: False refuses a folder that has checkpoints.
     Raises:
         Interrupted: stopped by a signal; all is saved.
@@ -90,15 +95,15 @@ def train(
         Journal(folder, every=run.logging_steps, step=state["step"], window=state["window"], writes=writes) as journal,
     ):
         batcher = Batcher(run, module, device=device, dtype=dtype)
-        going = _Going(run, module, processor, datasets, held_out or {}, journal, stop, batcher, state["step"])
+        going = _Going(run, module, processor, datasets, held_out or {}, change, journal, stop, batcher, state["step"])
         for number, plan in enumerate(plans):
             here = before if before and number == state["stage"] else None
             going.stage(number, plan, here, skip=number < state["stage"])
 
-    checkpoint_blocks(module, False)
+    checkpoint_blocks(going.module, False)
 
     def keep(beside: Path) -> None:
-        save(module, beside)
+        save(going.module, beside)
         run.save(beside / "run.yaml")
 
     if writes:
@@ -121,6 +126,7 @@ class _Going:
     processor: Maker
     datasets: Rows
     held_out: Rows
+    change: Change | None
     journal: Journal
     stop: Interrupts
     batcher: Batcher
@@ -131,6 +137,8 @@ class _Going:
 
     def stage(self, number: int, plan: Plan, before: Checkpoint | None, *, skip: bool) -> None:
         """One stage, from its first step or from where a checkpoint stopped; `skip` only builds what it had built."""
+        if plan.stage.overrides:
+            self._change(plan.stage)
         torch.manual_seed(self.run.seed + 1000 * number)  # adapters are the same on all processes
         trainables = enter(self.module, plan.stage)
         self.touched |= set(trainables) | moving_buffers(self.module)
@@ -154,6 +162,22 @@ class _Going:
             command = f"scops train {Path(self.run.output_dir) / 'run.yaml'}"
             raise Interrupted(f"stopped after step {self.step} and saved; go on with: {command}")
         self._report(position)
+
+    def _change(self, stage: Stage) -> None:
+        if self.change is None:
+            raise ValueError(
+                f"stage {stage.name!r} changes {dict(stage.overrides)}, but nothing here can change the system"
+            )
+        before = {path: tuple(p.shape) for path, p in self.module.named_parameters()}
+        module, self.processor = self.change(stage.overrides)
+        if module is self.module:
+            return
+        self.module = module
+        self.batcher.change(module)
+        checkpoint_blocks(module, self.run.gradient_checkpointing)
+        for path, p in module.named_parameters():
+            if before[path] != tuple(p.shape):
+                self.journal.say(f"stage {stage.name!r}: {path} {before[path]} -> {tuple(p.shape)}")
 
     def _steps(self, number: int, plan: Plan, optimiser: Optimiser, done: int, position: Position) -> None:
         feed, last, watch = iter(self._feed(plan, position)), plan.stage.steps, self._watch(plan.stage.name)

@@ -57,6 +57,8 @@ class StageRun(_Words):
         data: names of the run's data sets, or data sets of this stage alone.
         lora: changes to the adapters; false leaves them out.
         packing: tokens per row when conversations are packed together; by default each has its own row.
+        system_overrides: changes to the system's sizes from this stage on, which weights outlive, such as the side of pictures;
+            by default those of the recipe, where the system has the published part that they are of.
     """
 
     name: str
@@ -75,6 +77,7 @@ class StageRun(_Words):
     data: list[str] | dict[str, Source] | None = None
     lora: LoraRun | Literal[False] | None = None
     packing: Count | None = None
+    system_overrides: dict[str, Any] | None = None
 
 
 class Run(_Words):
@@ -83,7 +86,7 @@ class Run(_Words):
     Args:
         system: a system and size, such as "owl-tiny" or "mplug-owl-llama-7b".
         init: a folder whose weights are taken first; by default the system's own sources.
-        system_overrides: changes to the system's sizes; to those of `init`, where they leave all weights as they are.
+        system_overrides: changes to the system's sizes; to those of `init`, where weights outlive them, as of a stage.
         encoder, connector, fusion, language: parts of a composed system: a name that is offered, or {kind: name} with numbers; a
             connector also package.module:Class.
         trust: packages outside scops whose connectors the folder `init` may name.
@@ -232,6 +235,7 @@ def _settled(stage: Stage, change: StageRun, run: Run) -> Stage:
         "min_lr": change.min_lr, "lr_of": change.lr_of, "warmup": change.warmup_steps, "clip": change.max_grad_norm,
         "schedule": change.lr_scheduler_type, "weight_decay": change.weight_decay, "objective": change.objective,
         "train": None if change.train is None else tuple(change.train), "data": None if change.data is None else tuple(change.data),
+        "overrides": change.system_overrides,
     }  # fmt: skip
     stage = replace(stage, **{name: value for name, value in new.items() if value is not None})
     if change.lora is False:
