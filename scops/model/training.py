@@ -55,11 +55,13 @@ def start(run: Run) -> Result:
 
 def build(run: Run) -> Model:
     """The system before its first step: `init` if there is one, else the system's own parts, for the first stage's pictures."""
-    system, size = find(run.system)
+    system, _ = find(run.system)
     overrides = overrides_of(run)
     if run.init is None:
         tokenizer = Tokenizer.from_folder(run.tokenizer) if run.tokenizer else None
-        overrides = merged(overrides, _first_changes(run, spec_for(run.system, overrides)[2]))
+        spec = spec_for(run.system, overrides)[2]
+        _check_parts(run, spec, f"the run's {run.system}")
+        overrides = merged(overrides, _first_changes(run, spec))
         return create(run.system, overrides, tokenizer=tokenizer, pretrained=run.pretrained)
     brought = ["tokenizer"] * bool(run.tokenizer) + [*run.parts()]
     if brought:
@@ -67,8 +69,7 @@ def build(run: Run) -> Model:
     model = load(run.init, dtype=torch.float32, trust=run.trust, overrides=run.system_overrides)
     if model.system != system:
         raise ValueError(f"init {run.init} is a {model.system}, but the run's system {run.system!r} is a {system}")
-    if run.system == size:
-        _check_parts(run, model.spec, module_of(system).SIZES[size])
+    _check_parts(run, model.spec, f"init {run.init}")
     return model
 
 
@@ -99,15 +100,21 @@ def _meant(overrides: Mapping[str, Any], spec: Any, sizes: Sequence[Any], said: 
     )
 
 
-def _check_parts(run: Run, spec: Any, named: Any) -> None:
-    """What a run begins with has the kinds of parts of the size that it names, whose recipe it follows."""
-    for field, expected in vars(named).items():
-        kinds = [type(x).__name__ for x in (getattr(spec, field), expected) if is_dataclass(x)]
-        if len(set(kinds)) > 1:
-            raise ValueError(
-                f"init {run.init} has a {field} of {kinds[0]}, but the run's system {run.system!r} one of {kinds[1]}; "
-                "name the size that it is of"
-            )
+def _check_parts(run: Run, spec: Any, where: str) -> None:
+    """What a run begins with has the kinds of parts of the size that it names, and of the size whose recipe it follows.
+
+    Recipes of a composed system go with any parts.
+    """
+    module = module_of(find(run.system)[0])
+    named = {"system": run.system} | ({} if hasattr(module, "in_full") else {"recipe": run.recipe})
+    for word, size in named.items():
+        for field, expected in vars(module.SIZES[size]).items() if size in module.SIZES else ():
+            kinds = [type(x).__name__ for x in (getattr(spec, field), expected) if is_dataclass(x)]
+            if len(set(kinds)) > 1:
+                raise ValueError(
+                    f"{where} has a {field} of {kinds[0]}, but the run's {word} {size!r} is of one of {kinds[1]}; "
+                    f"name the {word} that it is of"
+                )
 
 
 def stages_of(run: Run) -> Mapping[str, Stage]:

@@ -61,11 +61,17 @@ def test_two_steps_by_the_command_line_and_an_answer(
     assert capsys.readouterr().out.strip()
 
 
-def test_an_opt_model_does_not_follow_the_recipe_of_a_flan_t5(tmp_path: Path) -> None:
-    path = run_file("blip2_opt", tmp_path, system="blip2-flan-t5-xl")
-    with pytest.raises(
-        ValueError, match="has a language of OptSpec, but the run's system 'blip2-flan-t5-xl' one of T5Spec"
-    ):
+@pytest.mark.parametrize(
+    "words", [{"system": "blip2-flan-t5-xl"}, {"system": "blip2-opt-2.7b", "recipe": "blip2-flan-t5-xl"}]
+)
+@pytest.mark.parametrize("init", [True, False])
+def test_an_opt_model_does_not_follow_the_recipe_of_a_flan_t5(words: dict, init: bool, tmp_path: Path) -> None:
+    begins = {} if init else {"init": None, "pretrained": False, "tokenizer": str(tmp_path / "fresh")}
+    if not init and words["system"] != "blip2-opt-2.7b":
+        begins["system_overrides"] = {"language": {"kind": "OptSpec"}}
+    path = run_file("blip2_opt", tmp_path, **words, **begins)
+    named = " ".join(f"{name} {value!r}" for name, value in words.items() if value == "blip2-flan-t5-xl")
+    with pytest.raises(ValueError, match=f"has a language of OptSpec, but the run's {named} is of one of T5Spec"):
         train(path, [])
 
 
