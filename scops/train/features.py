@@ -96,7 +96,7 @@ class Features:
     def _encode(
         self, system: Decoder, batch: Batch, items: Mapping[tuple[str, ...], Item], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """In groups of one size, always full: kernels are chosen by it, so that features do not depend on neighbours.
+        """In groups of one size, always full, by which kernels are chosen; a place in the group may still matter in the last bit.
 
         Args:
             items: by the keys of their pictures.
