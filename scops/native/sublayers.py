@@ -22,6 +22,7 @@ MOST_QUERIES = 64 * 256
 """Numbers of one key head's queries (heads x width)."""
 NO_NORM, ROOT_MEAN_SQUARE, CENTRED = range(3)
 RELU, SILU, GELU, GELU_TANH = range(4)
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: RELU, nn.SiLU: SILU}
 
 
 class NormStruct(ctypes.Structure):
@@ -153,7 +154,7 @@ def _feed_forward(sublayer: nn.Module) -> FeedForwardStep | None:
 def _activation(module: nn.Module) -> int | None:
     if type(module) is nn.GELU:
         return {"none": GELU, "tanh": GELU_TANH}[module.approximate]
-    return {nn.ReLU: RELU, nn.SiLU: SILU}.get(type(module))
+    return ACTIVATIONS.get(type(module))
 
 
 @dataclass(frozen=True)
