@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from scops.core.batch import Example
+from scops.core.device import device_of
 from scops.core.names import nearest
 from scops.core.sample import Sample
 from scops.core.stage import Stage
@@ -307,4 +308,4 @@ def _settle_blocks(module: nn.Module, run: Run) -> None:
 
 
 def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return device_of(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
