@@ -182,4 +182,4 @@ def _part(part: Text | Media) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run("data_path", measure, rounds=7)
+    run("data_path", measure, rounds=7, threads=1)

@@ -126,13 +126,15 @@ def interleave(ours: Timed, theirs: Timed, rounds: int) -> Seconds:
     return Seconds(*map(tuple, found))
 
 
-def run(what: str, measure: Callable[[Settings], Iterator[Pair | Skip]], *, rounds: int) -> None:
+def run(
+    what: str, measure: Callable[[Settings], Iterator[Pair | Skip]], *, rounds: int, threads: int | None = None
+) -> None:
     """The command line of a script.
 
     Args:
-        rounds: unless the user says otherwise.
+        rounds, threads: unless the user says otherwise; as many threads as there are cores.
     """
-    asked = options(what, rounds)
+    asked = options(what, rounds, threads)
     settings = Settings(asked.rounds, asked.threads, asked.only)
     result = head(what, settings)
     if not asked.json:
@@ -150,11 +152,13 @@ def run(what: str, measure: Callable[[Settings], Iterator[Pair | Skip]], *, roun
     print(json.dumps(result, indent=2) if asked.json else f"kept in {place}.json and .md")
 
 
-def options(what: str, rounds: int) -> argparse.Namespace:
+def options(what: str, rounds: int, threads: int | None = None) -> argparse.Namespace:
     """What the user asked for; torch's threads are set."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{what}")
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side (%(default)s)")
-    parser.add_argument("--threads", type=int, default=_cores(), help="of torch, for both sides (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=threads or _cores(), help="of torch, for both sides (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
     parser.add_argument("--only", default="", help="of a bench that takes long (train_step), cases that contain this")

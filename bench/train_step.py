@@ -7,8 +7,10 @@ import gc
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from scops.train.optimise import Optimiser
 from scops.train.stage import enter
 from scops.train.step import gradients
 
+Made = TypeVar("Made")
 IGNORED = -100
 NOTHING = 3e-5
 """Of the largest gradient; real ones are over 1e-4 of it. A key's bias has none in theory, and 1e-9 of it by rounding."""
@@ -62,7 +65,7 @@ class Case:
 
 CASES = [
     Case(f"{mix}, {stage}", *words, STAGES[stage], torch.bfloat16)
-    for mix, words in {"LLaVA-like": (TILES, LLAVA, 8, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
+    for mix, words in {"LLaVA-like": (TILES, LLAVA, 6, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
     for stage in STAGES
 ]
 
@@ -166,24 +169,42 @@ def check(mine: Side, other: Side, dtype: torch.dtype) -> str:
 
 
 def measure(settings: Settings) -> Iterator[Pair | Skip]:
+    """Each case in a process of its own, and before it each peak, so that memory is given back between them."""
     cases = [case for case in CASES if settings.only in case.name]
     if not cases:
         raise ValueError(f"--only {settings.only!r} is in none of {', '.join(case.name for case in CASES)}")
     for case in cases:
         exact = replace(case, dtype=torch.float32)
-        mine, theirs = ours(case), transformers(case)
-        checked, filled = check(mine, theirs, case.dtype), _filled(mine, theirs)
-        peaks = {name: peak_of(name, of, settings.threads) for name, of in (("ours", case), ("transformers", case))}
-        for peer, of, side in (("bf16", case, theirs), ("float32", exact, None)):
-            side = side or transformers(exact)
-            seconds = interleave(timed(mine.step), timed(side.step), settings.rounds)
-            peak = peaks["transformers"] if of is case else peak_of("transformers", exact, settings.threads)
-            memory = f"peak {peaks['ours']:.2f} and {peak:.2f} GB"
-            yield Pair(f"{case.name}; {filled}", f"transformers {peer}, padded", "rows", case.rows,
-                       f"{checked}; {memory}", seconds)  # fmt: skip
-            del side
-            theirs = None
+        sides = {"ours": ("ours", case), "bf16": ("transformers", case), "float32": ("transformers", exact)}
+        peaks = {name: alone(peak_of, *side, settings.threads) for name, side in sides.items()}
+        yield from alone(pairs, case, peaks, settings)
+
+
+def pairs(case: Case, peaks: Mapping[str, float], settings: Settings) -> list[Pair]:
+    """Against the peer in both dtypes, one after the other.
+
+    Args:
+        peaks: GB of "ours", "bf16", "float32".
+    """
+    torch.set_num_threads(settings.threads)
+    mine, theirs, found = ours(case), transformers(case), []
+    checked, filled = check(mine, theirs, case.dtype), _filled(mine, theirs)
+    for peer in ("bf16", "float32"):
+        if peer == "float32":
+            del theirs
             gc.collect()
+            theirs = transformers(replace(case, dtype=torch.float32))
+        seconds = interleave(timed(mine.step), timed(theirs.step), settings.rounds)
+        memory = f"peak {peaks['ours']:.2f} and {peaks[peer]:.2f} GB"
+        found.append(Pair(f"{case.name}; {filled}", f"transformers {peer}, padded", "rows", case.rows,
+                          f"{checked}; {memory}", seconds))  # fmt: skip
+    return found
+
+
+def alone(call: Callable[..., Made], *given: Any) -> Made:
+    """What the call makes in a process of its own, which then ends."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *given).result()
 
 
 def parts(case: Case) -> nn.Module:
@@ -205,19 +226,7 @@ def rows(case: Case, *, packed: bool) -> Batch:
 
 
 def peak_of(side: str, case: Case, threads: int) -> float:
-    """GB that a process of its own holds at most while it makes its second step, above what torch alone takes."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_hold, args=(side, case, threads, send))
-    process.start()
-    send.close()
-    try:
-        return receive.recv() / 1e9
-    finally:
-        process.join()
-
-
-def _hold(side: str, case: Case, threads: int, send: "multiprocessing.connection.Connection") -> None:
+    """GB that this process holds at most while it makes its second step, above what torch alone takes."""
     torch.set_num_threads(threads)
     torch.randn(64, 64) @ torch.randn(64, 64)
     before = _status("VmRSS")
@@ -226,7 +235,7 @@ def _hold(side: str, case: Case, threads: int, send: "multiprocessing.connection
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
     made.step()
-    send.send(_status("VmHWM") - before)
+    return (_status("VmHWM") - before) / 1e9
 
 
 def _status(name: str) -> int:

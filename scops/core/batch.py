@@ -223,12 +223,14 @@ class Batch:
         return made_BT
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with every tensor on a device."""
+        """The same batch with every tensor on a device; a GPU fetches them by itself, from memory that is pinned for it."""
         return replace(self, **{name: _moved(getattr(self, name), device) for name in self.__dataclass_fields__})
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
+        if torch.device(device).type == "cuda" and not value.is_cuda:
+            value = value.pin_memory()
         return value.to(device, non_blocking=True)
     if isinstance(value, Where | Tiles | Words | Targets | Route):
         return replace(value, **{name: _moved(getattr(value, name), device) for name in value.__dataclass_fields__})

@@ -12,6 +12,7 @@ from torch import nn
 from scops.checkpoints.read import open_weights
 from scops.checkpoints.reader import Reader
 from scops.checkpoints.sources import Source, assemble
+from scops.core.device import device_of
 from scops.core.names import nearest
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, parts, peft
@@ -279,7 +280,7 @@ def _model(system: str, spec: Any, module: nn.Module, tokenizer: Tokenizer, orig
 
 def _device(device: torch.device | str) -> torch.device:
     if device != AUTO:
-        return torch.device(device)
+        return device_of(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

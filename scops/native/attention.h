@@ -155,8 +155,10 @@ inline void weigh(const float* weights, const void* values, int64_t at, int64_t 
 
 // One row's query heads of one key head against one chunk of its tokens.
 // queries (heads, width) -> out (heads, width) not yet divided, most (heads), total (heads)
+// slopes (heads) times the distance are added to the scores; or null
 inline void attend_chunk(const Pages& p, int64_t row, int64_t head, int64_t chunk, const float* queries,
-                         const half_bits* queries16, int64_t group, float scale, float* out, float* most, float* total) {
+                         const half_bits* queries16, int64_t group, float scale, const float* slopes, float* out, float* most,
+                         float* total) {
     const int64_t begin = p.from(row) + chunk * CHUNK, end = std::min<int64_t>(begin + CHUNK, p.lengths[row] + 1);
     float scores[CHUNK];
     for (int64_t q = 0; q < group; q++) {
@@ -166,6 +168,8 @@ inline void attend_chunk(const Pages& p, int64_t row, int64_t head, int64_t chun
                       p.bfloat16, scale, scores + t - begin);
             t = next;
         }
+        if (slopes)
+            for (int64_t t = begin; t < end; t++) scores[t - begin] += slopes[q] * float(t - p.lengths[row]);
         float high = scores[0], sum = 0;
         for (int64_t i = 1; i < end - begin; i++) high = std::max(high, scores[i]);
 #pragma omp simd reduction(+ : sum)

@@ -44,21 +44,24 @@ OFF = "SCOPS_NO_KERNELS"
 @cache
 def library() -> ctypes.CDLL | None:
     """None where there is no compiler, where it fails (said once), or where the user has switched kernels off."""
-    if os.environ.get(OFF):
-        return None
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None:
+    found = None if os.environ.get(OFF) else compiler()
+    if found is None:
         return None
     try:
-        return _declared(ctypes.CDLL(str(_built(compiler))))
+        return _declared(ctypes.CDLL(str(_built(found))))
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         warn(
-            f"scops' CPU kernels could not be compiled with {compiler}, so plain torch is used: "
+            f"scops' CPU kernels could not be compiled with {found}, so plain torch is used: "
             f"{said[0] if said else error} (set {OFF}=1 to try no more)",
             stacklevel=2,
         )
         return None
+
+
+def compiler() -> str | None:
+    """The C++ compiler at hand."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:

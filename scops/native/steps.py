@@ -1,11 +1,11 @@
 """Few new tokens through a language model: sub-layers that the kernels know in one call, all others as they are."""
 
-# B rows, T new tokens, R real ones of all rows, D width, V vocabulary, K key heads, H head width, L pages per row
+# B rows, T new tokens, R real ones of all rows, D width, V vocabulary, L pages per row
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,86 +13,13 @@ from torch import Tensor, nn
 from scops.language.model import LanguageModel
 from scops.language.qwen import Sharpened
 from scops.native.library import library
-from scops.native.matrix import FORMATS, MOST_ROWS, Matrix, MatrixStruct, matrix_of, product
+from scops.native.matrix import FORMATS, MOST_ROWS, matrix_of, product
 from scops.native.pages import PagesStruct
-from scops.nn.attention import SelfAttention
-from scops.nn.block import Block, PreNorm, Routed, run
+from scops.native.sublayers import Known, LayerStruct, Turns, planned
+from scops.nn.block import Routed, run
 from scops.nn.cache import Paged
 from scops.nn.context import Context
-from scops.nn.feed_forward import SwiGlu
 from scops.ops.masks import Behind, Causal
-from scops.ops.rope import Rotary
-
-MOST_QUERIES = 64 * 256
-"""Numbers of one key head's queries (heads x width)."""
-
-
-class NormStruct(ctypes.Structure):
-    _fields_ = (("weight", ctypes.c_void_p), ("eps", ctypes.c_float))
-
-
-class AttentionStruct(ctypes.Structure):
-    _fields_ = (
-        *((name, NormStruct) for name in ("before", "q_norm", "k_norm")),
-        *((name, MatrixStruct) for name in "qkvo"),
-        *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "width")), ("scale", ctypes.c_float),
-    )  # fmt: skip
-
-
-class FeedForwardStruct(ctypes.Structure):
-    _fields_ = (("before", NormStruct), *((name, MatrixStruct) for name in ("gate", "up", "down")))
-
-
-class LayerStruct(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in ("attention", "feed_forward", "keys", "values", "cosine", "sine")
-    )
-
-
-@dataclass(frozen=True)
-class AttentionStep:
-    """PreNorm(RMSNorm, SelfAttention)."""
-
-    struct: AttentionStruct
-    kept: tuple[Any, ...]
-    module: SelfAttention
-
-    def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: "Turns") -> None:
-        """What differs between steps."""
-        k_PKSH, v_PKSH = cache.pages(self.module.slot, self.struct.kv_heads, self.struct.width, dtype)
-        layer.attention, layer.keys, layer.values = ctypes.addressof(self.struct), k_PKSH.data_ptr(), v_PKSH.data_ptr()
-        if self.module.rope is not None:
-            layer.cosine, layer.sine = turns(self.module.rope)
-
-
-@dataclass(frozen=True)
-class FeedForwardStep:
-    """PreNorm(RMSNorm, SwiGlu)."""
-
-    struct: FeedForwardStruct
-    kept: tuple[Any, ...]
-
-    def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: "Turns") -> None:
-        layer.feed_forward = ctypes.addressof(self.struct)
-
-
-Known = AttentionStep | FeedForwardStep
-
-
-class Turns:
-    """Addresses of cosine and sine, float32 (R, H), worked out once per step and rope."""
-
-    def __init__(self, positions_BT: Tensor | None):
-        self.positions_BT = positions_BT
-        self.made: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, rope: Rotary) -> tuple[int, int]:
-        if id(rope) not in self.made:
-            assert self.positions_BT is not None, "a rope needs positions in the context"
-            cos, sin = rope.turns(self.positions_BT)
-            self.made[id(rope)] = cos.contiguous(), sin.contiguous()
-        cos, sin = self.made[id(rope)]
-        return cos.data_ptr(), sin.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -127,9 +54,9 @@ class Steps:
 
     def __init__(self, language: LanguageModel):
         self.language = language
-        sublayers = [planned for block in language.blocks for planned in _planned(block)]
+        sublayers = [sublayer for block in language.blocks for sublayer in planned(block)]
         self.runs = [
-            (known, list(some)) for known, some in groupby(sublayers, key=lambda planned: isinstance(planned, Known))
+            (known, list(some)) for known, some in groupby(sublayers, key=lambda sublayer: isinstance(sublayer, Known))
         ]
         parts = list(language.modules())
         self.routed = any(isinstance(part, Routed) for part in parts)
@@ -207,73 +134,3 @@ def steps_of(language: LanguageModel) -> Steps | None:
         return None
     steps = Steps(language)
     return steps if any(steps.known) else None
-
-
-def _planned(block: nn.Module) -> list[Known | nn.Module]:
-    if type(block) is not Block:
-        return [block]
-    return [_attention(child) or _feed_forward(child) or child for child in block.children()]
-
-
-def _attention(sublayer: nn.Module) -> AttentionStep | None:
-    if type(sublayer) is not PreNorm or type(sublayer.body) is not SelfAttention or not _bare(sublayer.scale):
-        return None
-    body = sublayer.body
-    if body.bias is not None:
-        return None
-    norms = [_norm(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
-    parts = [matrix_of(_first(cast(nn.Module, getattr(body, name)))) for name in "qkvo"]
-    if None in norms or None in parts:
-        return None
-    q, k, v, o = cast(list[Matrix], parts)
-    heads, kv_heads = q.struct.rows // body.head_dim, k.struct.rows // body.head_dim
-    if (
-        not q.format == k.format == v.format
-        or heads // kv_heads * body.head_dim > MOST_QUERIES
-        or heads > 64 * kv_heads
-    ):
-        return None
-    structs = [norm.struct for norm in cast(list[Norm], norms)]
-    sizes = heads, kv_heads, body.head_dim, body.head_dim**-0.5
-    struct = AttentionStruct(*structs, q.struct, k.struct, v.struct, o.struct, *sizes)
-    return AttentionStep(struct, (norms, parts), body)
-
-
-def _feed_forward(sublayer: nn.Module) -> FeedForwardStep | None:
-    if type(sublayer) is not PreNorm or type(sublayer.body) is not SwiGlu or not _bare(sublayer.scale):
-        return None
-    body, norm = sublayer.body, _norm(sublayer.norm)
-    parts = [matrix_of(_first(p)) for p in (body.gate, body.up, body.down)]
-    if norm is None or norm.struct.weight is None or None in parts or not _bare(body.norm):
-        return None
-    gate, up, down = cast(list[Matrix], parts)
-    if gate.format != up.format:
-        return None
-    return FeedForwardStep(FeedForwardStruct(norm.struct, gate.struct, up.struct, down.struct), (norm, parts))
-
-
-@dataclass(frozen=True)
-class Norm:
-    struct: NormStruct
-    kept: Tensor | None
-
-
-def _norm(norm: nn.Module) -> Norm | None:
-    """An RMSNorm with a weight, or none at all."""
-    norm = _first(norm)
-    if _bare(norm):
-        return Norm(NormStruct(None, 0.0), None)
-    if type(norm) is not nn.RMSNorm or norm.weight is None or norm.eps is None or norm.weight.device.type != "cpu":
-        return None
-    weight = norm.weight.detach().float().contiguous()
-    return Norm(NormStruct(weight.data_ptr(), norm.eps), weight)
-
-
-def _first(module: nn.Module) -> nn.Module:
-    """What treats tokens where a context has no route and nothing is beyond the trained length."""
-    module = module.body if type(module) is Sharpened else module
-    return module.experts[0] if type(module) is Routed else module
-
-
-def _bare(module: nn.Module) -> bool:
-    return type(module) is nn.Identity

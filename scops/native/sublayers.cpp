@@ -2,21 +2,58 @@
 // All arithmetic between products is in float32; the stream is read and written in the system's dtype.
 #include "prefill.h"
 
+enum NormKind { NO_NORM = 0, ROOT_MEAN_SQUARE = 1, CENTRED = 2 };
+
 struct Norm {
-    const float* weight;  // null: no norm
+    int64_t kind;
+    const float *weight, *bias;  // bias may be null
     float eps;
 };
 
-static void normed(const float* x, int64_t width, const Norm& norm, float* y) {
-    float sum = 0;
+static void norm_in_place(float* x, int64_t width, const Norm& norm) {
+    if (norm.kind == NO_NORM) return;
+    float mean = 0, sum = 0;
+    if (norm.kind == CENTRED) {
+#pragma omp simd reduction(+ : mean)
+        for (int64_t i = 0; i < width; i++) mean += x[i];
+        mean /= float(width);
+    }
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    for (int64_t i = 0; i < width; i++) sum += (x[i] - mean) * (x[i] - mean);
     const float factor = 1.0f / std::sqrt(sum / float(width) + norm.eps);
 #pragma omp simd
-    for (int64_t i = 0; i < width; i++) y[i] = x[i] * factor * norm.weight[i];
+    for (int64_t i = 0; i < width; i++) x[i] = (x[i] - mean) * factor * norm.weight[i];
+    if (norm.bias)
+        for (int64_t i = 0; i < width; i++) x[i] += norm.bias[i];
 }
 
-static void turned(float* x, int64_t width, const float* cosine, const float* sine) {
+enum Activation { RELU = 0, SILU = 1, GELU = 2, GELU_TANH = 3 };
+
+static inline float sigmoid(float x) {
+    const float e = exponential(-std::fabs(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+// x times the share of a normal distribution below it; the complementary error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26)
+static inline float gelu(float x) {
+    const float z = std::fabs(x) * 0.70710678f, t = 1 / (1 + 0.3275911f * z);
+    const float above = 0.5f * exponential(-z * z) *
+        t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    return x * (x < 0 ? above : 1 - above);
+}
+
+static void activate(float* x, int64_t count, int64_t activation) {
+    if (activation == RELU)
+        for (int64_t i = 0; i < count; i++) x[i] = std::max(x[i], 0.0f);
+    if (activation == SILU)
+        for (int64_t i = 0; i < count; i++) x[i] *= sigmoid(x[i]);
+    if (activation == GELU)
+        for (int64_t i = 0; i < count; i++) x[i] = gelu(x[i]);
+    if (activation == GELU_TANH)
+        for (int64_t i = 0; i < count; i++) x[i] *= sigmoid(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
+}
+
+static void turn(float* x, int64_t width, const float* cosine, const float* sine) {
     for (int64_t i = 0; i < width / 2; i++) {
         const float a = x[i], b = x[i + width / 2];
         x[i] = a * cosine[i] - b * sine[i];
@@ -52,11 +89,13 @@ struct AttentionLayer {
     Matrix q, k, v, o;
     int64_t heads, kv_heads, width;
     float scale;
+    const float* slopes;  // (heads) of linear biases by distance, or null
 };
 
 struct FeedForwardLayer {
     Norm before;
-    Matrix gate, up, down;
+    Matrix gate, up, down;  // gate without data: the activation is of `up`
+    int64_t activation;
 };
 
 // One sub-layer of a step: of the two pointers that say what it is one is null.
@@ -64,7 +103,8 @@ struct Layer {
     const AttentionLayer* attention;
     const FeedForwardLayer* feed_forward;
     void *keys, *values;        // of the cache, for this attention
-    const float *cosine, *sine;  // (rows, width), or null
+    const float *cosine, *sine;  // (rows, turned), or null
+    int64_t turned;              // channels of each head
 };
 
 static int64_t most_chunks(const Pages& p, int64_t rows) {
@@ -83,8 +123,8 @@ static int64_t room_of(const FeedForwardLayer& l, int64_t rows) {
 }
 
 // x += o(attention(rope(q norm(x)), ...)), and the new keys and values into their pages. Called by all threads together.
-static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, const float* cosine, const float* sine, void* x,
-                      bool bfloat16, char* room) {
+static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, const Layer& step, void* x, bool bfloat16,
+                      char* room) {
     const int64_t width = p.width, group = l.heads / p.heads, q_wide = l.q.rows, k_wide = l.k.rows;
     const int64_t chunks = most_chunks(p, rows);
     Vectors in(room, rows, l.q.cols), found(room, rows, q_wide);
@@ -98,7 +138,7 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
     share(rows, begin, end);
     for (int64_t row = begin; row < end; row++) {
         gather(x, row, bfloat16, in);
-        if (l.before.weight) normed(in.row(row), in.cols, l.before, in.row(row));
+        norm_in_place(in.row(row), in.cols, l.before);
         round_all(in, row, l.q.format);
     }
 #pragma omp barrier
@@ -109,17 +149,18 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
     share(rows * p.heads, begin, end);
     for (int64_t unit = begin; unit < end; unit++) {
         const int64_t row = unit / p.heads, head = unit % p.heads, at = p.at(row, head, p.lengths[row]);
+        const float *cosine = step.cosine + row * step.turned, *sine = step.sine + row * step.turned;
         float *key = k + row * k_wide + head * width, *value = v + row * k_wide + head * width;
-        if (l.k_norm.weight) normed(key, width, l.k_norm, key);
-        if (cosine) turned(key, width, cosine + row * width, sine + row * width);
+        norm_in_place(key, width, l.k_norm);
+        if (step.cosine) turn(key, step.turned, cosine, sine);
         for (int64_t i = 0; i < width; i++) {
             store(p.keys, at + i, key[i], p.bfloat16);
             store(p.values, at + i, value[i], p.bfloat16);
         }
         for (int64_t h = head * group; h < (head + 1) * group; h++) {
             float* query = q + row * q_wide + h * width;
-            if (l.q_norm.weight) normed(query, width, l.q_norm, query);
-            if (cosine) turned(query, width, cosine + row * width, sine + row * width);
+            norm_in_place(query, width, l.q_norm);
+            if (step.cosine) turn(query, step.turned, cosine, sine);
             for (int64_t i = 0; i < width; i++) q16[row * q_wide + h * width + i] = to_bfloat16(query[i]);
         }
     }
@@ -130,7 +171,8 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
         if (chunk >= p.chunks(row)) continue;
         float out[256 * 64], high[64], sum[64];
         const int64_t first = row * q_wide + head * group * width;
-        attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l.scale, out, high, sum);
+        const float* slopes = l.slopes ? l.slopes + head * group : nullptr;
+        attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l.scale, slopes, out, high, sum);
         for (int64_t i = 0; i < group; i++) {
             const int64_t at = (row * l.heads + head * group + i) * chunks + chunk;
             most[at] = high[i], total[at] = sum[i];
@@ -157,27 +199,26 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
     project(l.o, found, rows, x, x, bfloat16);
 }
 
-// x += down(silu(gate norm(x)) * up norm(x)). Called by all threads together.
+// x += down(act(gate norm(x)) * up norm(x)), or down(act(up norm(x))). Called by all threads together.
 static void feed_forward(const FeedForwardLayer& l, int64_t rows, void* x, bool bfloat16, char* room) {
     Vectors in(room, rows, l.up.cols), inner(room, rows, l.up.rows);
     int64_t begin, end;
     share(rows, begin, end);
     for (int64_t row = begin; row < end; row++) {
         gather(x, row, bfloat16, in);
-        normed(in.row(row), in.cols, l.before, in.row(row));
+        norm_in_place(in.row(row), in.cols, l.before);
         round_all(in, row, l.up.format);
     }
 #pragma omp barrier
     share(l.up.tiles(), begin, end);
-    float gate[MOST * TILE], up[MOST * TILE];
+    float gate[MOST * TILE] = {}, up[MOST * TILE] = {};
     for (int64_t tile = begin; tile < end; tile++) {
-        products(l.gate, tile, in, rows, gate);
         products(l.up, tile, in, rows, up);
+        if (l.gate.data) products(l.gate, tile, in, rows, gate);
+        activate(l.gate.data ? gate : up, rows * TILE, l.activation);
         for (int64_t m = 0; m < rows; m++)
-            for (int64_t i = 0; i < std::min<int64_t>(l.up.rows - tile * TILE, TILE); i++) {
-                const float g = gate[m * TILE + i], e = exponential(-std::fabs(g));
-                inner.row(m)[tile * TILE + i] = up[m * TILE + i] * g * (g < 0 ? e : 1) / (1 + e);
-            }
+            for (int64_t i = 0; i < std::min<int64_t>(l.up.rows - tile * TILE, TILE); i++)
+                inner.row(m)[tile * TILE + i] = up[m * TILE + i] * (l.gate.data ? gate[m * TILE + i] : 1);
     }
 #pragma omp barrier
     share(rows * inner.groups, begin, end);
@@ -207,7 +248,7 @@ void steps(const Layer* layers, int64_t count, const Pages* pages, int64_t rows,
 #pragma omp parallel num_threads(threads)
     for (const Layer* l = layers; l < layers + count; l++) {
         if (l->attention)
-            attention(*l->attention, pages_for(*l, *pages), rows, l->cosine, l->sine, x, bfloat16, room);
+            attention(*l->attention, pages_for(*l, *pages), rows, *l, x, bfloat16, room);
         else
             feed_forward(*l->feed_forward, rows, x, bfloat16, room);
 #pragma omp barrier

@@ -53,7 +53,7 @@ def attend(
         return blocked_attention(q_BNTH, k_BKSH, v_BKSH, causal=causal, scale=scale)
     options: dict[str, Any] = {"scale": scale, "enable_gqa": grouped_heads}
     if visible is None or causal:
-        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=causal, **options)
+        return scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, is_causal=visible is not None, **options)
     if isinstance(visible, Mask):
         visible = visible.dense(q_BNTH.shape[0], queries, keys, q_BNTH.device)
     out_BNTH = scaled_dot_product_attention(q_BNTH, k_BKSH, v_BKSH, attn_mask=visible, **options)

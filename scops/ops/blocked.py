@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scops.ops.untraced import untraced
+
 BLOCK = 96
 """Queries at once; causal ones are multiplied with the keys up to their block's end alone."""
 
@@ -25,6 +27,7 @@ def pays(*inputs: Tensor) -> bool:
     return learns and all(x.dtype == torch.bfloat16 and x.device.type == "cpu" for x in inputs)
 
 
+@untraced
 def blocked_attention(
     q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, *, causal: bool, scale: float | None = None
 ) -> Tensor:

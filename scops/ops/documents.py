@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scops.ops.masks import Documents, Mask
+from scops.ops.untraced import untraced
 
 SLACK = 8
 """Documents of a group are at most an eighth, or so many tokens, shorter than its longest."""
@@ -63,6 +64,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Causal attention of (B, N, T, H) with (B, K, T, H) twice."""
 
 
+@untraced
 def attend_grouped(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor, groups: Grouped, causal: Attend) -> Tensor:
     """(B, N, T, H): what `causal` makes of each group of documents."""
     counts = [documents * length for documents, length in groups.sizes]

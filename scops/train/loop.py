@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from scops.core.batch import Example
+from scops.core.device import device_of
 from scops.core.names import nearest
 from scops.core.sample import Sample
 from scops.core.stage import Stage
-from scops.nn.checkpointing import checkpoint_blocks
+from scops.nn.training import train_blocks
 from scops.objectives import State
 from scops.train import checkpoint
 from scops.train.batches import Batcher, Row
@@ -87,20 +88,22 @@ def train(
         seed(run.seed)
     device, dtype = _device(run.device), torch.bfloat16 if run.bf16 else torch.float32
     module.to(device, dtype if run.bf16 else None)
-    checkpoint_blocks(module, run.gradient_checkpointing)
+    _settle_blocks(module, run)
     state = before.state if before else {"step": 0, "stage": 0, "window": {}}
     writes = place()[0] == 0
     with (
         Interrupts() as stop,
         Journal(folder, every=run.logging_steps, step=state["step"], window=state["window"], writes=writes) as journal,
     ):
+        if run.torch_compile:
+            journal.say("the first steps compile the blocks that learn (half a minute or more)")
         batcher = Batcher(run, module, device=device, dtype=dtype)
         going = _Going(run, module, processor, datasets, held_out or {}, change, journal, stop, batcher, state["step"])
         for number, plan in enumerate(plans):
             here = before if before and number == state["stage"] else None
             going.stage(number, plan, here, skip=number < state["stage"])
 
-    checkpoint_blocks(going.module, False)
+    train_blocks(going.module)
 
     def keep(beside: Path) -> None:
         save(going.module, beside)
@@ -174,7 +177,7 @@ class _Going:
             return
         self.module = module
         self.batcher.change(module)
-        checkpoint_blocks(module, self.run.gradient_checkpointing)
+        _settle_blocks(module, self.run)
         for path, p in module.named_parameters():
             if before[path] != tuple(p.shape):
                 self.journal.say(f"stage {stage.name!r}: {path} {before[path]} -> {tuple(p.shape)}")
@@ -300,5 +303,9 @@ class _Going:
                 self.journal.say(f"{len(rows)} of {len(self.datasets[name])} rows of {name!r} {word}")
 
 
+def _settle_blocks(module: nn.Module, run: Run) -> None:
+    train_blocks(module, again=int(run.gradient_checkpointing), compiled=run.torch_compile)
+
+
 def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return device_of(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -102,7 +102,8 @@ class Run(_Words):
             weights. By default as `init` says, else "pillow".
         bf16: parameters are kept and used in bfloat16; what trains is also kept, and moved, in float32.
         gradient_checkpointing: blocks keep their input alone and are run again on the way back: less memory, about a third
-            more time, the same numbers.
+            more time, the same numbers. A number n takes every n-th block.
+        torch_compile: blocks that learn are compiled by torch; the same numbers up to rounding, other dropout.
         profile: write to output_dir/profile where the time of each stage's first steps goes.
         feature_cache: keep what a frozen encoder makes of each picture ("memory", "disk"), at most feature_cache_gb in
             memory; on disk it stands under output_dir/features or feature_cache_dir.
@@ -128,7 +129,8 @@ class Run(_Words):
     gradient_accumulation_steps: Count = 1
     device: str = "auto"
     bf16: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Count = False
+    torch_compile: bool = False
     profile: bool = False
     save_steps: Count = 500
     save_total_limit: Count = 2

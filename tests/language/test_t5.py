@@ -14,7 +14,7 @@ from scops.language.t5 import T5Decoder, T5Encoder, T5Spec
 from scops.models.encoder_decoder import READ, EncoderDecoder
 from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
-from scops.nn.checkpointing import checkpoint_blocks
+from scops.nn.training import train_blocks
 from scops.ops.relative import one_sided, two_sided
 from tests.conftest import batch_of, close, randomise
 from tests.twins import follow, numbered
@@ -184,7 +184,7 @@ def test_shared_session_equals_recompute(system: EncoderDecoder, most: int) -> N
 def test_gradients_reach_every_parameter_also_where_blocks_are_run_again(scaled: bool) -> None:
     system, grads = randomise(built(replace(SPEC, tied=scaled, scaled=scaled))).train(), []
     for again in (False, True):
-        checkpoint_blocks(system, again)
+        train_blocks(system, again=again)
         system.zero_grad()
         system(batch_of(*rows())).square().sum().backward()
         grads.append({name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None})

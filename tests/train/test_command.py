@@ -8,10 +8,12 @@ import pytest
 import torch
 import typer
 import yaml
+from safetensors.torch import load_file
 
 import scops
 from scops.cli.train import train
 from scops.model.training import build, stages_of
+from scops.native.library import compiler
 from scops.train import loop as loop_module
 from scops.train.run import Run
 from tests import tiny
@@ -65,6 +67,17 @@ def test_a_run_becomes_a_folder_that_answers(file, tmp_path, capsys):
 def test_a_run_says_how_pictures_are_resized_and_what_comes_out_keeps_it(file, tmp_path):
     train(file, ["resize=torch", "stages.0.max_steps=1", "stages.1.max_steps=1"])
     assert scops.load(tmp_path / "out" / "final").layout.media["image"].pixels.resize == "torch"
+
+
+@pytest.mark.skipif(compiler() is None, reason="no compiler here")
+def test_compiled_blocks_learn_the_same_and_leave_the_same_folder(file, tmp_path, capsys):
+    still = ["stages.instruct.lora.dropout=0", "stages.0.max_steps=1", "gradient_checkpointing=2"]
+    train(file, [*still, f"output_dir={tmp_path / 'plain'}"])
+    train(file, [*still, "torch_compile=true"])
+    assert "compile the blocks" in capsys.readouterr().err
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    plain, made = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("plain", "out"))
+    assert plain.keys() == made.keys()
 
 
 def test_an_interrupt_exits_130_and_the_folder_goes_on(file, tmp_path, monkeypatch, capsys):
