@@ -27,7 +27,7 @@ import scops
 from bench.family import before
 from bench.pair import HOME, Settings, beginning, head, keep
 from bench.small_systems import BERT, CAPTIONS, CLIPS, SPECIALS, TOWER, Small, small_systems
-from bench.sorts import ASKED, GROUPS, HELD, MOST, TRAINED, Part, Row, rows_of, said, save_rows, share, shown
+from bench.sorts import ASKED, GROUPS, HELD, MOST, SORTS, TRAINED, Part, Row, rows_of, said, save_rows, share, shown
 from scops.core.stage import Stage
 from scops.data.tokenizer import Tokenizer
 from scops.demo.album import dice_of
@@ -42,9 +42,9 @@ SIDE = 64
 STEPS, BATCH = 300, 32
 SEEING, SEEING_LR = 1500, 1e-3
 """Steps of a tower before all else."""
-CLIPS_MADE, CLIPS_HELD, FPS, EACH = 720, 60, 4, 4
+CLIPS_MADE, CLIPS_HELD, FPS, EACH = 2400, 60, 4, 4
 """Clips to learn from, and held out in each group; so many frames a second, and of each of the two things."""
-WHEN = {"first": 0, "last": 1}
+WHEN = ("first", "last")
 SMOOTH = 3
 """Log lines whose mean loss stands for the beginning and for the end of a stage."""
 
@@ -76,13 +76,15 @@ def of_clips(rows: Sequence[Row], data: Path, folder: Path, most: int) -> list[T
     dice, things = dice_of("clips", folder.name), []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(most):
-        pair, path = dice.sample(rows, 2), folder / f"{number}.mp4"
+        when, sort = dice.choice(WHEN), SORTS[number % len(SORTS)]
+        wanted = dice.choice([row for row in rows if row["sort"] == sort])
+        pair = [wanted, dice.choice([row for row in rows if row is not wanted])]
+        pair.sort(key=lambda row: (row is wanted) == (when == "last"))
+        path = folder / f"{number}.mp4"
         if not path.exists():
             film(path, [data / row["picture"] for row in pair])
-        when = dice.choice(tuple(WHEN))
         both = " and then ".join(map(caption, pair))
-        asked = f"What sort of thing comes {when}?"
-        things.append(Thing({"type": "video", "video": str(path)}, both, asked, pair[WHEN[when]]["sort"]))
+        things.append(Thing({"type": "video", "video": str(path)}, both, f"What sort of thing comes {when}?", sort))
     return things
 
 
