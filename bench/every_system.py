@@ -39,7 +39,7 @@ from scops.systems.mplug_owl import CLIP_MEAN, CLIP_STD
 from scops.train.run import Run
 
 SIDE = 64
-STEPS, BATCH = 300, 32
+STEPS, BATCH = 200, 32
 SEEING, SEEING_LR = 1500, 1e-3
 """Steps of a tower before all else."""
 CLIPS_MADE, CLIPS_HELD, FPS, EACH = 2400, 60, 4, 4
