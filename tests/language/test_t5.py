@@ -181,7 +181,7 @@ def test_shared_session_equals_recompute(system: EncoderDecoder, most: int) -> N
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_gradients_reach_every_parameter_also_where_blocks_are_run_again(scaled: bool) -> None:
+def test_every_parameter_learns_also_where_blocks_are_run_again(scaled: bool) -> None:
     system, grads = randomise(built(replace(SPEC, tied=scaled, scaled=scaled))).train(), []
     for again in (False, True):
         train_blocks(system, again=again)
