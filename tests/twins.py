@@ -26,6 +26,17 @@ def follow(session: Any, ids_BS: Tensor) -> Tensor:
     return torch.stack([session.logits_BV, *(session.step(ids_B) for ids_B in ids_BS.T)])
 
 
+def greedy(session: Any, count: int, *, but: int | None = None) -> Tensor:
+    """(B, count): the best tokens, never `but`."""
+    made = []
+    for _ in range(count):
+        if but is not None:
+            session.logits_BV[:, but] = -torch.inf
+        made.append(session.logits_BV.argmax(-1))
+        session.step(made[-1])
+    return torch.stack(made, 1)
+
+
 def recomputed(system: Any, examples: Sequence[Example], ids_BS: Tensor) -> Tensor:
     return follow(Recompute(system, [batch_of(one) for one in examples]), ids_BS)
 
@@ -76,6 +87,12 @@ def cached_equals_recompute(
     ids_BS = torch.randint(1, 50, (len(examples), more))
     session = CachedSession(system, batch_of(*examples), cache, steps=steps)
     return close(follow(session, ids_BS), recomputed(system, examples, ids_BS))
+
+
+def replies_equal_recompute(system: Any, examples: Sequence[Example], cache: Cache, *, more: int = STEPS) -> bool:
+    """What is written behind prompts that were read before."""
+    ids_BS = torch.randint(1, 50, (len(examples), more))
+    return close(follow(system.cached(batch_of(*examples), cache), ids_BS), recomputed(system, examples, ids_BS))
 
 
 def shared_equals_recompute(

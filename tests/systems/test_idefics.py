@@ -13,7 +13,6 @@ from torch import Tensor
 import scops
 from scops.core.batch import Batch, Example
 from scops.core.sample import Media, Sample, Text, Turn
-from scops.models.cached import CachedSession
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import idefics, spec_from_json, spec_to_json
 from scops.systems.idefics import LlamaSpec, PerceiverSpec, VitSpec
@@ -26,6 +25,7 @@ from tests.twins import (
     cached_equals_recompute,
     come_back_bitwise,
     documents_stand_alone,
+    greedy,
     rows_stand_alone,
     shared_equals_recompute,
 )
@@ -120,11 +120,7 @@ def test_greedy_answers_equal_transformers(size: str, name: str) -> None:
     expected = theirs.generate(**asked(one), max_new_tokens=6, do_sample=False, eos_token_id=2000, pad_token_id=0)[
         0, len(one) :
     ]
-    session, said = CachedSession(ours(theirs), batch_of(one), FixedCache(1, 40)), []
-    for _ in range(6):
-        said.append(session.logits_BV.argmax(-1))
-        session.step(said[-1])
-    assert torch.equal(torch.cat(said), expected)
+    assert torch.equal(greedy(ours(theirs).session(batch_of(one), 40), 6)[0], expected)
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
