@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.connectors.qformer import QFormerSpec, tokens_for
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.names import nearest
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.eva import EvaSpec
 from scops.language.opt import OptSpec
 from scops.language.t5 import T5Spec

@@ -12,8 +12,9 @@ from scops.checkpoints.hub_flamingo import IDEFICS_RESAMPLER
 from scops.checkpoints.hub_llama import llama_layer
 from scops.checkpoints.keymap import Concat, Inverse, KeyMap, LeadingAxes, Rule, dropped, rule, same
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.gated import with_gates
 from scops.language.llama import LlamaSpec, assembled, block, rope_of

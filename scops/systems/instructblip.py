@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.connectors.qformer import QFormerSpec, tokens_for
-from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Role, Slot, Template, TurnText
+from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Slot, TurnText
 from scops.core.stage import Stage
+from scops.core.template import Role, Template
 from scops.encoders.eva import EvaSpec
 from scops.language.llama import LlamaSpec
 from scops.language.t5 import T5Spec
