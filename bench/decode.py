@@ -14,6 +14,8 @@ from bench import llama_cpp_peer
 from bench.llama_cpp_peer import LlamaCpp
 from bench.pair import Pair, Settings, Skip, interleave, run
 from bench.peers import TOLERANCE, batch_of, compare, peer_of, prompt
+from scops.core.batch import Batch
+from scops.core.system import Decoder
 from scops.generate.engine import tokens
 from scops.generate.sampler import Sampler, Sampling
 from scops.model import Model
@@ -38,9 +40,9 @@ class Written:
 
 
 @torch.no_grad()
-def ours(model: Model, ids: list[int], new: int) -> Written:
-    """scops.generate's engine on a cached session."""
-    session = model.module.session(batch_of(ids), len(ids) + new)
+def ours(system: Decoder, asked: Batch, new: int) -> Written:
+    """scops.generate's engine on a cached session of one row."""
+    session = system.session(asked, asked.ids_BT.shape[1] + new)
     written, scores, at = [], [], []
     for step in tokens(session, stops=(), limit=new, sampler=Sampler(Sampling(), rows=1)):
         at.append(perf_counter())
@@ -63,14 +65,21 @@ class Clock(BaseStreamer):
 
 
 @torch.no_grad()
-def theirs(peer: nn.Module, ids: list[int], new: int) -> Written:
+def theirs(peer: nn.Module, asked: Mapping[str, Tensor], new: int) -> Written:
     """transformers' generate as it comes: greedy, its own cache."""
-    clock, prompt_1T = Clock(), torch.tensor([ids])
-    asked = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=None, pad_token_id=0, output_logits=True)
-    asked.return_dict_in_generate = True
-    found = peer.generate(prompt_1T, attention_mask=torch.ones_like(prompt_1T), generation_config=asked, streamer=clock)
-    written = found.sequences[0, len(ids) :].tolist()
-    return Written(written, torch.cat(found.logits), clock.at[-1] - clock.at[1])
+    clock, length = Clock(), asked["input_ids"].shape[1]
+    options = GenerationConfig(
+        do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, output_logits=True
+    )
+    options.return_dict_in_generate = True
+    found = peer.generate(**asked, generation_config=options, streamer=clock)
+    return Written(found.sequences[0, length:].tolist(), torch.cat(found.logits), clock.at[-1] - clock.at[1])
+
+
+def of_words(ids: list[int]) -> dict[str, Tensor]:
+    """What transformers' is asked with words alone."""
+    ids_1T = torch.tensor([ids])
+    return {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
 
 
 def of_llama_cpp(peer: LlamaCpp, ids: list[int], new: int) -> Written:
@@ -99,7 +108,7 @@ def check(mine: Written, other: Written, *, tolerance: Mapping[torch.dtype, floa
 def check_model(model: Model, *, context: int, new: int) -> str:
     """scops and transformers write the same."""
     ids = prompt(model, context)
-    return check(ours(model, ids, new), theirs(peer_of(model), ids, new))
+    return check(ours(model.module, batch_of(ids), new), theirs(peer_of(model), of_words(ids), new))
 
 
 def measure(settings: Settings) -> Iterator[Pair | Skip]:
@@ -121,9 +130,11 @@ def measure(settings: Settings) -> Iterator[Pair | Skip]:
 def against_transformers(
     model: Model, peers: Mapping[str, nn.Module], form: str, context: int, settings: Settings
 ) -> Pair:
-    ids, peer = prompt(model, context), peers[form]
-    checked = check(ours(model, ids, NEW), theirs(peer, ids, NEW))
-    seconds = interleave(lambda: ours(model, ids, NEW).seconds, lambda: theirs(peer, ids, NEW).seconds, settings.rounds)
+    ids = prompt(model, context)
+    mine = lambda: ours(model.module, batch_of(ids), NEW)
+    other = lambda: theirs(peers[form], of_words(ids), NEW)
+    checked = check(mine(), other())
+    seconds = interleave(lambda: mine().seconds, lambda: other().seconds, settings.rounds)
     return Pair(_case(model, context), f"transformers generate, {form}", "tokens", NEW - 1, checked, seconds)
 
 
@@ -131,11 +142,10 @@ def against_llama_cpp(model: Model, context: int, settings: Settings) -> Pair:
     ids, capacity = prompt(model, context), context + NEW
     tolerance = llama_cpp_peer.QUANTISED_TOLERANCE if model.quantised else llama_cpp_peer.TOLERANCE
     with llama_cpp_peer.opened(PACKAGE, form_of(model), capacity=capacity, threads=settings.threads) as peer:
-        written = of_llama_cpp(peer, ids, NEW)
-        checked = check(ours(model, ids, NEW), written, tolerance=tolerance)
-        seconds = interleave(
-            lambda: ours(model, ids, NEW).seconds, lambda: of_llama_cpp(peer, ids, NEW).seconds, settings.rounds
-        )
+        mine, other = lambda: ours(model.module, batch_of(ids), NEW), lambda: of_llama_cpp(peer, ids, NEW)
+        written = other()
+        checked = check(mine(), written, tolerance=tolerance)
+        seconds = interleave(lambda: mine().seconds, lambda: other().seconds, settings.rounds)
     name = f"{llama_cpp_peer.PEER} {llama_cpp_peer.FORMS[form_of(model)].rpartition('MOSTLY_')[2]}"
     return Pair(_case(model, context), name, "tokens", NEW - 1, checked, seconds)
 

@@ -4,26 +4,21 @@ weights: LLaVA (in the sequence), BLIP-2 (through queries) and IDEFICS (beside t
 Weights are random; towers and language models are of SmolLM2-135M's width, so that both sides run on a small machine.
 """
 
-# T tokens, N new tokens, V vocabulary
+# T tokens
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.generation import GenerationConfig
 
-from bench.decode import Clock, Written, check
+from bench import decode
 from bench.pair import Pair, Settings, Skip, interleave, run, timed
-from scops.core.batch import Example, Span
-from scops.core.system import Decoder
+from scops.core.batch import Batch, Example, Span
 from scops.data.collate import pad
-from scops.generate.engine import tokens
-from scops.generate.sampler import Sampler, Sampling
 from scops.systems import blip2, idefics, llava
 
 WORDS, NEW, MARK = 32, 32, 1000
@@ -58,7 +53,7 @@ class Same:
 
     ours: Any
     theirs: nn.Module
-    example: Example
+    batch: Batch
     asked: Mapping[str, Tensor]
 
 
@@ -94,9 +89,9 @@ def of_idefics(dtype: torch.dtype) -> Same:
     )  # fmt: skip
     theirs = made(transformers.IdeficsForVisionText2Text, config, dtype)
     found = same(idefics, theirs, dtype, [1, MARK, *(word % MARK for word in words())], Span("image", 1, 0))
-    mask = (torch.arange(len(found.example)) >= 1)[None, :, None]
+    mask = (torch.arange(found.batch.ids_BT.shape[1]) >= 1)[None, :, None]
     asked = {**found.asked, "pixel_values": found.asked["pixel_values"][:, None], "image_attention_mask": mask.long()}
-    return Same(found.ours, found.theirs, found.example, asked)
+    return replace(found, asked=asked)
 
 
 def words() -> list[int]:
@@ -123,39 +118,13 @@ def same(module: Any, theirs: nn.Module, dtype: torch.dtype, ids: list[int], spa
     side = TOWER["image_size"]
     pixels = torch.randn(3, side, side, generator=torch.Generator().manual_seed(1))
     example = Example(np.array(ids), np.zeros(len(ids), np.bool_), (span,), {"image": (pixels.numpy(),)})
-    ids_1T = torch.tensor([ids])
-    asked = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T), "pixel_values": pixels[None].to(dtype)}
-    return Same(ours.eval(), theirs, example, asked)
+    seen = pixels[None].to(dtype)
+    batch = replace(pad([example], pad_id=0), media={"image": seen})
+    return Same(ours.eval(), theirs, batch, decode.of_words(ids) | {"pixel_values": seen})
 
 
 def _is_tied(theirs: nn.Module, head: Tensor) -> bool:
     return theirs.get_input_embeddings().weight.data_ptr() == head.data_ptr()
-
-
-@torch.no_grad()
-def ours(system: Decoder, example: Example, new: int) -> Written:
-    """scops.generate's engine, from the picture on."""
-    batch, weight = pad([example], pad_id=0), next(system.parameters())
-    for kind in batch.media:
-        batch.media[kind] = batch.media[kind].to(weight.dtype)
-    session = system.session(batch, len(example) + new)
-    written, scores, at = [], [], []
-    for step in tokens(session, stops=(), limit=new, sampler=Sampler(Sampling(), rows=1)):
-        at.append(perf_counter())
-        written.append(step[0].id)
-        scores.append(session.logits_BV[0])
-    return Written(written, torch.stack(scores), at[-1] - at[0])
-
-
-@torch.no_grad()
-def theirs(peer: nn.Module, asked: Mapping[str, Tensor], new: int) -> Written:
-    clock, length = Clock(), asked["input_ids"].shape[1]
-    options = GenerationConfig(
-        do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0, output_logits=True
-    )
-    options.return_dict_in_generate = True
-    found = peer.generate(**asked, generation_config=options, streamer=clock)
-    return Written(found.sequences[0, length:].tolist(), torch.cat(found.logits), clock.at[-1] - clock.at[1])
 
 
 SYSTEMS: Mapping[str, Callable[[torch.dtype], Same]] = {"LLaVA": of_llava, "BLIP-2": of_blip2, "IDEFICS": of_idefics}
@@ -170,16 +139,13 @@ def measure(settings: Settings) -> Iterator[Pair | Skip]:
 
 
 def pairs(name: str, both: Same, settings: Settings) -> Iterator[Pair]:
-    mine, other = both.ours, both.theirs
-    checked = check(ours(mine, both.example, NEW), theirs(other, both.asked, NEW))
-    kind = f"{name}, {str(next(other.parameters()).dtype).removeprefix('torch.')}"
-    first = interleave(
-        timed(lambda: ours(mine, both.example, 1)), timed(lambda: theirs(other, both.asked, 1)), settings.rounds
-    )
+    mine = lambda new=NEW: decode.ours(both.ours, both.batch, new)
+    other = lambda new=NEW: decode.theirs(both.theirs, both.asked, new)
+    checked = decode.check(mine(), other())
+    kind = f"{name}, {str(next(both.theirs.parameters()).dtype).removeprefix('torch.')}"
+    first = interleave(timed(lambda: mine(1)), timed(lambda: other(1)), settings.rounds)
     yield Pair(f"{kind}: a picture and {WORDS} words", f"transformers' {name}", "first token", None, checked, first)
-    rest = interleave(
-        lambda: ours(mine, both.example, NEW).seconds, lambda: theirs(other, both.asked, NEW).seconds, settings.rounds
-    )
+    rest = interleave(lambda: mine().seconds, lambda: other().seconds, settings.rounds)
     yield Pair(f"{kind}: greedy behind them", f"transformers' {name}", "tokens", NEW - 1, checked, rest)
 
 

@@ -62,7 +62,7 @@ def test_decode_and_prefill_refuse_other_weights() -> None:
     model = tiny.text_only()
     ids, peer = peers.prompt(model, 11), other(model)
     with pytest.raises(ValueError, match="scores of 1 tokens differ by"):
-        decode.check(decode.ours(model, ids, 5), decode.theirs(peer, ids, 5))
+        decode.check(decode.ours(model.module, peers.batch_of(ids), 5), decode.theirs(peer, decode.of_words(ids), 5))
     with pytest.raises(ValueError, match="the next token's scores differ by"):
         prefill.check(prefill.ours(model, ids), prefill.theirs(peer, ids))
 
@@ -70,7 +70,7 @@ def test_decode_and_prefill_refuse_other_weights() -> None:
 @torch.no_grad()
 def test_decode_compares_scores_only_while_the_words_are_the_same() -> None:
     model = tiny.text_only()
-    mine = decode.ours(model, peers.prompt(model, 11), 5)
+    mine = decode.ours(model.module, peers.batch_of(peers.prompt(model, 11)), 5)
     ids = [*mine.ids[:2], mine.ids[2] + 1, *mine.ids[3:]]
     scores = mine.scores_NV.clone()
     scores[3:] = 99.0  # what follows another word is another's
@@ -269,10 +269,10 @@ def test_the_bench_of_systems_compares_equal_answers(name: str, monkeypatch: pyt
     for numbers, small in SMALL.items():
         monkeypatch.setattr(systems, numbers, getattr(systems, numbers) | small)
     both = systems.SYSTEMS[name](torch.float32)
-    mine, other = systems.ours(both.ours, both.example, 5), systems.theirs(both.theirs, both.asked, 5)
-    assert systems.check(mine, other).startswith("5 of 5 tokens equal")
+    mine, other = decode.ours(both.ours, both.batch, 5), decode.theirs(both.theirs, both.asked, 5)
+    assert decode.check(mine, other).startswith("5 of 5 tokens equal")
     with torch.no_grad():
         for parameter in both.ours.parameters():
             parameter.mul_(1.3)
     with pytest.raises(ValueError, match="differ by"):
-        systems.check(systems.ours(both.ours, both.example, 5), other)
+        decode.check(decode.ours(both.ours, both.batch, 5), other)

@@ -2,6 +2,7 @@
 
 # B rows, S steps, V vocabulary
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from scops.checkpoints.keymap import KeyMap
 from scops.core.batch import Example
+from scops.data.collate import pack
 from scops.models.cached import CachedSession, Stepper
 from scops.models.recompute import Recompute
 from scops.nn.cache import Cache, FixedCache, GrowingCache
+from scops.nn.paged import PagedCache, PagedRow, Pages
 from tests.conftest import batch_of, close
 
 STEPS = 5
@@ -23,25 +26,56 @@ def follow(session: Any, ids_BS: Tensor) -> Tensor:
     return torch.stack([session.logits_BV, *(session.step(ids_B) for ids_B in ids_BS.T)])
 
 
+def greedy(session: Any, count: int, *, but: int | None = None) -> Tensor:
+    """(B, count): the best tokens, never `but`."""
+    made = []
+    for _ in range(count):
+        if but is not None:
+            session.logits_BV[:, but] = -torch.inf
+        made.append(session.logits_BV.argmax(-1))
+        session.step(made[-1])
+    return torch.stack(made, 1)
+
+
 def recomputed(system: Any, examples: Sequence[Example], ids_BS: Tensor) -> Tensor:
     return follow(Recompute(system, [batch_of(one) for one in examples]), ids_BS)
 
 
-def rows_stand_alone(system: Any, examples: Mapping[str, Example]) -> bool:
+Rows = Mapping[str, Example] | Sequence[Example]
+
+
+def rows_stand_alone(system: Any, examples: Rows) -> bool:
     """A ragged batch is what each of its rows is alone."""
+    examples = numbered(examples)
     together = system(batch_of(*examples.values()))
     for row, (name, one) in zip(together, examples.items(), strict=True):
         assert close(row[: len(one)], system(batch_of(one))[0]), name
     return True
 
 
-def numbered(examples: Sequence[Example]) -> dict[str, Example]:
-    """Of rows without names."""
-    return {f"row {number}": one for number, one in enumerate(examples)}
+def documents_stand_alone(system: Any, examples: Rows, *, capacity: int) -> bool:
+    """In packed rows of so many tokens each of them is what it is alone."""
+    examples = numbered(examples)
+    batch = pack([replace(one, name=name) for name, one in examples.items()], capacity=capacity, pad_id=0)
+    assert batch.packed
+    alone = {name: system(batch_of(one))[0] for name, one in examples.items()}
+    names = iter(batch.names)
+    for row_TV, starts, length in zip(system(batch), batch.documents, batch.lengths, strict=True):
+        for start, end in zip(starts, (*starts[1:], length), strict=True):
+            name = next(names)
+            assert close(row_TV[start:end], alone[name]), name
+    return True
 
 
-def cache_of(kind: type, rows: int, capacity: int = CAPACITY) -> Cache:
-    """FixedCache or GrowingCache."""
+def numbered(examples: Rows) -> Mapping[str, Example]:
+    """By name, or by number where they have none."""
+    return examples if isinstance(examples, Mapping) else {f"row {number}": one for number, one in enumerate(examples)}
+
+
+def cache_of(kind: type | int, rows: int, capacity: int = CAPACITY) -> Cache:
+    """FixedCache, GrowingCache, or pages of so many tokens."""
+    if isinstance(kind, int):
+        return PagedCache(Pages(rows * -(-capacity // kind), size=kind), [PagedRow() for _ in range(rows)])
     assert kind in (FixedCache, GrowingCache)
     return FixedCache(rows, capacity) if kind is FixedCache else GrowingCache(rows)
 
@@ -53,6 +87,12 @@ def cached_equals_recompute(
     ids_BS = torch.randint(1, 50, (len(examples), more))
     session = CachedSession(system, batch_of(*examples), cache, steps=steps)
     return close(follow(session, ids_BS), recomputed(system, examples, ids_BS))
+
+
+def replies_equal_recompute(system: Any, examples: Sequence[Example], cache: Cache, *, more: int = STEPS) -> bool:
+    """What is written behind prompts that were read before."""
+    ids_BS = torch.randint(1, 50, (len(examples), more))
+    return close(follow(system.cached(batch_of(*examples), cache), ids_BS), recomputed(system, examples, ids_BS))
 
 
 def shared_equals_recompute(

@@ -1,11 +1,32 @@
 """EVA-CLIP-g's tower, salesforce/LAVIS's `visual_encoder` or transformers' Blip2VisionModel, -> ours; norms behind it are others'."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from scops.checkpoints.keymap import KeyMap, rule, same, split
-from scops.checkpoints.op import WithoutKeyBias
+from scops.checkpoints.op import Op, Split
 from scops.encoders.eva import EvaSpec
+
+
+@dataclass(frozen=True)
+class WithoutKeyBias(Op):
+    """A fused bias of queries, keys and values whose middle third is zero (EVA); ours has none there.
+
+    Whatever stands in it adds the same to all scores of a query, which a softmax does not see.
+    """
+
+    def load(self, tensors: list[Tensor]) -> list[Tensor]:
+        q, _, v = Split(3).load(tensors)
+        return [q, v]
+
+    def save(self, tensors: list[Tensor]) -> list[Tensor]:
+        q, v = tensors
+        return [torch.cat([q, torch.zeros_like(q), v])]
+
 
 QKV = tuple(f"blocks.{{i}}.attn.body.{name}.weight" for name in "qkv")
 LAVIS_EVA = KeyMap(

@@ -17,8 +17,6 @@ from scops.checkpoints.op import (
     Repeated,
     Split,
     SplitPerHead,
-    Stack,
-    Then,
     TrailingAxes,
     Transpose,
     Unpermute,
@@ -28,7 +26,7 @@ from scops.core.names import nearest
 
 __all__ = [
     "Concat", "Copies", "FirstRows", "Inverse", "KeyMap", "KeyMismatch", "LeadingAxes", "Move", "Op", "Repeated",
-    "Rule", "Split", "SplitPerHead", "Stack", "Then", "TrailingAxes", "Transpose", "Unpermute", "WithTables",
+    "Rule", "Split", "SplitPerHead", "TrailingAxes", "Transpose", "Unpermute", "WithTables",
     "dropped", "rule", "same", "split", "unchanged",
 ]  # fmt: skip
 

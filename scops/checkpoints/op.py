@@ -85,18 +85,6 @@ class Concat(Op):
 
 
 @dataclass(frozen=True)
-class Stack(Op):
-    """Several tensors of theirs, stacked along a new first axis in ours (one per expert, per position)."""
-
-    def load(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [torch.stack(tensors)]
-
-    def save(self, tensors: list[Tensor]) -> list[Tensor]:
-        (stacked,) = tensors
-        return [row.clone() for row in stacked]
-
-
-@dataclass(frozen=True)
 class Copies(Op):
     """One tensor of theirs begins several of ours (an expert per modality); one again only while they are equal."""
 
@@ -250,20 +238,6 @@ class Inverse(Op):
 
 
 @dataclass(frozen=True)
-class Then(Op):
-    """One op after the other, as read from theirs to ours."""
-
-    first: Op
-    second: Op
-
-    def load(self, tensors: list[Tensor]) -> list[Tensor]:
-        return self.second.load(self.first.load(tensors))
-
-    def save(self, tensors: list[Tensor]) -> list[Tensor]:
-        return self.first.save(self.second.save(tensors))
-
-
-@dataclass(frozen=True)
 class ForTokens(Op):
     """Positions (1, tokens, width) of a square grid, spread over another one (bicubic); saved as they are.
 
@@ -275,19 +249,3 @@ class ForTokens(Op):
 
     def load(self, tensors: list[Tensor]) -> list[Tensor]:
         return [spread(table, self.tokens) for table in tensors]
-
-
-@dataclass(frozen=True)
-class WithoutKeyBias(Op):
-    """A fused bias of queries, keys and values whose middle third is zero (EVA); ours has none there.
-
-    Whatever stands in it adds the same to all scores of a query, which a softmax does not see.
-    """
-
-    def load(self, tensors: list[Tensor]) -> list[Tensor]:
-        q, _, v = Split(3).load(tensors)
-        return [q, v]
-
-    def save(self, tensors: list[Tensor]) -> list[Tensor]:
-        q, v = tensors
-        return [torch.cat([q, torch.zeros_like(q), v])]

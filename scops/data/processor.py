@@ -12,9 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from scops.core.batch import Example, Span
-from scops.core.layout import Layout, Numbered, Piece, Slot, Special, TurnText, Written
+from scops.core.layout import Layout, Numbered, Slot, TurnText
 from scops.core.names import nearest
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.core.template import Piece, Special, Written
 from scops.data.errors import BadSample, MediaError, NothingToLearn, TooLong
 from scops.data.items import Item, item_of
 from scops.data.template import segments

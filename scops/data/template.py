@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from scops.core.layout import Piece, Role, Segment, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
+from scops.core.template import Piece, Role, Segment, Special, Template, Written
 from scops.data.errors import RowError
 
 MEDIA_FIRST = (

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from scops.core.batch import Example
-from scops.core.layout import WHOLE, Arranged, Numbered, Slot, Special
+from scops.core.layout import WHOLE, Arranged, Numbered, Slot
 from scops.core.sample import Sample, Text
+from scops.core.template import Special
 from scops.data.items import Item, Picture
 from scops.data.processor import PLACEHOLDER
 from scops.data.tokenizer import Tokenizer

@@ -26,9 +26,9 @@ from scops.lab.cost import cost as cost_of
 from scops.lab.tokens import HERE
 from scops.model.bridge import adapters_in
 from scops.model.empty import outline
+from scops.model.filling import AUTO, dtype_of
 from scops.model.folder import finished, read_config, recorded_layout, told
 from scops.model.model import Model
-from scops.model.opening import AUTO, dtype_of
 from scops.model.parts import Parts, is_parts, largest
 from scops.model.unpacked import tokenizer_of
 from scops.native.quantise import quantise as round_weights

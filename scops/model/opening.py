@@ -4,30 +4,25 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from scops.checkpoints.read import open_weights
-from scops.checkpoints.reader import Reader
-from scops.checkpoints.sources import Source, assemble
-from scops.core.device import device_of
-from scops.core.names import nearest
+from scops.checkpoints.sources import Source
 from scops.data.tokenizer import Tokenizer
 from scops.model import bridge, parts, peft
 from scops.model.changing import with_changes
 from scops.model.empty import empty
+from scops.model.filling import AUTO, dtype_of, fill
 from scops.model.folder import OWN, finished, read_config, recorded_layout, told, written_for
 from scops.model.model import Model
 from scops.model.parts import Parts, largest, sources_of
 from scops.model.unpacked import tokenizer_of, weights_of
 from scops.native.quantise import roles_of
-from scops.nn.initialise import begin
 from scops.systems import Origin, Origins, find, module_of, spec_for, spec_from_json
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-AUTO = "auto"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Pretrained = bool | Mapping[str, str | Path | bool]
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja")
@@ -68,7 +63,7 @@ def load(
         model = with_changes(_from_folder(path, dtype, device, trust), overrides or {})
     elif path.is_file():
         model = _from_file(path, dtype, device)
-    elif _is_known(str(name)):
+    elif (unknown := _unknown(str(name))) is None:
         model = _from_packages(str(name), dtype, device)
     elif HUB_ID.fullmatch(str(name)):
         model = _from_folder(_from_hub(str(name)), dtype, device, trust)
@@ -76,7 +71,7 @@ def load(
     elif len(path.parts) > 1:
         raise ValueError(f"{name} is neither a folder nor a file, and no hub id (owner/name)")
     else:
-        _no_model(str(name))
+        raise ValueError(f"there is no folder or file {str(name)!r}, and {unknown}")
     if merge or quantise:
         model.merge()
     return model.quantise(quantise) if quantise else model
@@ -120,7 +115,7 @@ def create(
         carried = [origin for origin in origins.weights if origin.under.rstrip(".") not in said]
         sources = [*_sources(carried), *sources_of(system, spec, folders, "pretrained")]
         fresh = (*origins.fresh, *(part for part in said if part not in folders))
-    _fill(module, sources, device, fresh=fresh)
+    fill(module, sources, device, fresh=fresh)
     return _model(system, spec, module, tokenizer, f"{label}, fresh {', '.join(fresh) or 'nothing'}")
 
 
@@ -161,7 +156,7 @@ def _from_folder(
     source = Source(reader, keys)
     if keys is not None and hasattr(module_file, "parts"):
         parts.check_whole(folder, source, module_file.parts(spec))
-    _fill(module, [source], device)
+    fill(module, [source], device)
     origin = f"{folder} ({config.layout} layout)"
     model = Model(config.system, spec, module.eval(), tokenizer, layout, origin)
     model.quantised = dict(config.quantised)
@@ -173,7 +168,7 @@ def _from_folder(
 def _from_parts(said: Parts, dtype: torch.dtype | str, device: torch.device | str) -> Model:
     tokenizer, sources = said.open_tokenizer(), said.sources()
     module = empty(said.system, said.spec, tokenizer, dtype_of(dtype, largest(sources)), said.lora)
-    _fill(module, sources, device, fresh=said.fresh)
+    fill(module, sources, device, fresh=said.fresh)
     model = _model(said.system, said.spec, module, tokenizer, f"the parts that {said.home / parts.FILE} names")
     return model if said.adapter is None else peft.put_on(model, said.adapter)
 
@@ -190,24 +185,17 @@ def _from_file(path: Path, dtype: torch.dtype | str, device: torch.device | str)
     module_file, tokenizer = module_of("llama"), Tokenizer(reader.tokenizer(), **reader.special_tokens)
     spec = written_for("llama", spec_from_json(module_file.Spec, {"language": numbers}), tokenizer)
     module = empty("llama", spec, tokenizer, dtype_of(dtype, reader))
-    _fill(module, [Source(reader, module_file.KEYS["transformers"](spec))], device)
+    fill(module, [Source(reader, module_file.KEYS["transformers"](spec))], device)
     return _model("llama", spec, module, tokenizer, str(path))
 
 
-def _no_model(name: str) -> NoReturn:
+def _unknown(name: str) -> ValueError | None:
+    """Why no size is called so."""
     try:
         find(name)
     except ValueError as error:
-        raise ValueError(f"there is no folder or file {name!r}, and {error}") from None
-    raise AssertionError(name)
-
-
-def _is_known(name: str) -> bool:
-    try:
-        find(name)
-    except ValueError:
-        return False
-    return True
+        return error
+    return None
 
 
 def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | str) -> Model:
@@ -226,7 +214,7 @@ def _from_packages(name: str, dtype: torch.dtype | str, device: torch.device | s
         sources.append(Source(home / bridge.WEIGHTS))
     wanted = torch.float32 if dtype == AUTO else dtype_of(dtype)
     module = empty(system, spec, tokenizer, wanted, bridge.adapters_of(notes))
-    _fill(module, sources, device)
+    fill(module, sources, device)
     packages = ", ".join(origin.package for origin in origins.weights)
     return _model(
         system, spec, module, tokenizer, f"packages {packages}" + (f" and the bridge {origins.bridge}" if home else "")
@@ -246,23 +234,6 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _fill(
-    module: nn.Module, sources: Sequence[Source], device: torch.device | str, *, fresh: Sequence[str] = ()
-) -> None:
-    """In place; what is fresh begins anew."""
-    for part in fresh:
-        begin(_part(module, part), _device(device))
-    assemble(module, sources, fresh=fresh, device=_device(device))
-    module.to(_device(device))  # what was made with numbers of its own
-
-
-def _part(module: nn.Module, path: str) -> nn.Module:
-    known = dict(module.named_modules())
-    if path not in known:
-        raise ValueError(f"there is no part {path!r} to begin anew{nearest(path, known)}")
-    return known[path]
-
-
 def _sources(origins: Sequence[Origin]) -> list[Source]:
     return [Source(weights_of(origin.package), origin.keys, origin.under) for origin in origins]
 
@@ -276,27 +247,3 @@ def _packaged_tokenizer(origins: Origins, size: str) -> Tokenizer:
 
 def _model(system: str, spec: Any, module: nn.Module, tokenizer: Tokenizer, origin: str) -> Model:
     return Model(system, spec, module.eval(), tokenizer, module_of(system).layout(spec), origin)
-
-
-def _device(device: torch.device | str) -> torch.device:
-    if device != AUTO:
-        return device_of(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def dtype_of(dtype: torch.dtype | str, reader: Reader | None = None) -> torch.dtype:
-    """`auto` is the kind in which most of the weights are kept."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype in DTYPES:
-        return DTYPES[dtype]
-    if dtype != AUTO or reader is None:
-        raise ValueError(f"there is no dtype {dtype!r}{nearest(dtype, [AUTO, *DTYPES])}")
-    sizes: dict[torch.dtype, int] = {}
-    for name in reader.names():
-        kept = reader.dtype(name)
-        if kept.is_floating_point and not name.endswith(".scales"):  # of quantised weights
-            sizes[kept] = sizes.get(kept, 0) + torch.Size(reader.shape(name)).numel()
-    return max(sizes, key=lambda kept: sizes[kept])

@@ -24,7 +24,7 @@ from scops.models.encoder_decoder import Replying
 from scops.models.pairs import PairHeads, matches, similarities
 from scops.models.shared_replies import SharedReplies
 from scops.nn.attention import number_slots
-from scops.nn.cache import Cache, FixedCache, GrowingCache
+from scops.nn.cache import Cache, FixedCache, GrowingCache, bytes_of
 from scops.nn.context import Context, Memory
 from scops.nn.paged import Pages
 from scops.ops.masks import Causal
@@ -151,9 +151,10 @@ class QueryPairs(nn.Module):
     @torch.no_grad()
     def token_bytes(self) -> int:
         """Found by writing one token."""
-        cache, id_11 = GrowingCache(1), torch.zeros(1, 1, dtype=torch.long, device=self.qformer.queries.device)
+        device = self.qformer.queries.device
+        cache, id_11 = GrowingCache(1, device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
         self.writer.hidden(self.embed(id_11), Context(torch.zeros_like(id_11), cache=cache))
-        return sum(kept.nbytes for pair in cache.slots.values() for kept in pair)
+        return bytes_of(cache.slots)
 
     # Comparing, as scops.core.pairs.Comparing says -------------------------------------------------------------------
 

@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from scops.core.batch import Batch
 from scops.core.loss import Loss
 from scops.core.pairs import Comparing, Pairing, Texts
 from scops.objectives.pairs import Place, pairs_of
-from scops.objectives.processes import counts, several, together, words
+from scops.objectives.processes import counts, of_all, place, together
 from scops.objectives.shadow import asked, shadow
 
 SEEN = "pairs|steps"
@@ -82,7 +82,7 @@ class Work:
 
     def all(self, x_N: Tensor) -> Tensor:
         """(W, ...): of the pairs of all processes in `counts`."""
-        return together(x_N, self.counts) if len(self.counts) > 1 else x_N
+        return together(x_N, self.counts)
 
     @cached_property
     def same(self) -> list[list[bool]]:
@@ -92,7 +92,7 @@ class Work:
             f"{kind} {digests[kind][item]}" if digests.get(kind) else f"pair {self.first + at}"
             for at, (kind, item) in enumerate(self.kept.values())
         ]
-        everywhere = words(known) if len(self.counts) > 1 else known
+        everywhere = [one for some in of_all(known) for one in some] if len(self.counts) > 1 else known
         return [[mine == other for other in everywhere] for mine in known]
 
     def asked(self, method: str, *args: Any) -> Any:
@@ -115,7 +115,7 @@ def work_on(
     if torch.is_grad_enabled():
         state[SEEN] = torch.tensor(steps + 1)
     alpha = numbers.alpha * (min(1.0, steps / numbers.ramp) if numbers.ramp else 1.0) if numbers.momentum else 0.0
-    return Work(system, batch, kept, state, weights, alpha, counts, distributed.get_rank() if len(counts) > 1 else 0)
+    return Work(system, batch, kept, state, weights, alpha, counts, place()[0] if len(counts) > 1 else 0)
 
 
 def candidates(system: Comparing, batch: Batch, pairs: int) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ def candidates(system: Comparing, batch: Batch, pairs: int) -> tuple[int, ...]:
 
     Every process must ask, also one without pairs.
     """
-    if not (several() and torch.is_grad_enabled()) or system.pairing.queue:
+    if not torch.is_grad_enabled() or system.pairing.queue:
         return (pairs,)
     found = counts(pairs, batch.ids_BT.device)
     return found if all(found) else (pairs,)

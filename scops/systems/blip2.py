@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.connectors.qformer import QFormerSpec, tokens_for
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.names import nearest
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.eva import EvaSpec
 from scops.language.opt import OptSpec
 from scops.language.t5 import T5Spec
@@ -18,6 +19,7 @@ from scops.models.decoder import MultimodalDecoder
 from scops.models.encoder_decoder import EncoderDecoder
 from scops.systems import Origins, lavis
 from scops.systems.lavis import parts, settled
+from scops.systems.lavis_config import hub_config, hub_numbers, lavis_config, lavis_numbers
 from scops.systems.mplug_owl import squares
 
 __all__ = ["KEYS", "SIZES", "STAGES", "Spec", "build", "layout", "origins", "parts", "settled", "spec_of"]
@@ -67,20 +69,20 @@ WRITES = "Blip2ForConditionalGeneration"
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that LAVIS's or transformers' config.json means; None when it is another system's."""
     if config.get("arch") in ARCHS:
-        return Spec(**lavis.lavis_numbers(config, ARCHS, LANGUAGES, QFormerSpec()))
+        return Spec(**lavis_numbers(config, ARCHS, LANGUAGES, QFormerSpec()))
     if config.get("model_type") != "blip-2" or WRITES not in (config.get("architectures") or [WRITES]):
         return None
-    return Spec(**lavis.hub_numbers(config, reads=False))
+    return Spec(**hub_numbers(config, reads=False))
 
 
 def authors_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the `model` section of LAVIS's YAML files."""
-    return lavis.lavis_config(spec, ARCHS, LANGUAGES, QFormerSpec())
+    return lavis_config(spec, ARCHS, LANGUAGES, QFormerSpec())
 
 
 def transformers_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: transformers' config.json."""
-    return {"architectures": [WRITES], "model_type": "blip-2", **lavis.hub_config(spec)}
+    return {"architectures": [WRITES], "model_type": "blip-2", **hub_config(spec)}
 
 
 CONFIGS = {"authors": authors_config, "transformers": transformers_config}

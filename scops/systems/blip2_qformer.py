@@ -15,9 +15,10 @@ from scops.checkpoints.hub_eva import HUB_EVA, LAVIS_EVA, eva_config, eva_spec
 from scops.checkpoints.hub_qformer import HUB_QFORMER, LAVIS_QFORMER, qformer_config, qformer_spec
 from scops.checkpoints.keymap import KeyMap, Repeated, rule, same
 from scops.connectors.qformer import QFormer, QFormerSpec
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.pairs import Pairing
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template
 from scops.data.tokenizer import Tokenizer
 from scops.encoders.eva import EvaSpec, EvaVit
 from scops.encoders.vit import Vit, VitSpec

@@ -10,8 +10,9 @@ from typing import Any
 from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.h_reducer import HReducer, HReducerSpec, tokens_for
-from scops.core.layout import WHOLE, Arranged, Cut, Layout, MediaLayout, Slot, Written
+from scops.core.layout import WHOLE, Arranged, Cut, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
+from scops.core.template import Written
 from scops.data.grids import grids
 from scops.data.tiling import AnchorFit
 from scops.encoders.vit import Vit, VitSpec

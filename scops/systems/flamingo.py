@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
-from scops.core.layout import WHOLE, Always, ClipLayout, Layout, MediaLayout, PerSecond, Slot, Special
+from scops.core.layout import WHOLE, Always, ClipLayout, Layout, MediaLayout, PerSecond, Slot
 from scops.core.stage import Stage
+from scops.core.template import Special
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.gated import GatedSpec
 from scops.language.gpt_neox import GptNeoxSpec

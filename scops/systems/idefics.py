@@ -2,7 +2,7 @@
 the text of a LLaMA, which asks the latest picture before every fourth layer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -12,8 +12,9 @@ from scops.checkpoints.hub_flamingo import IDEFICS_RESAMPLER
 from scops.checkpoints.hub_llama import llama_layer
 from scops.checkpoints.keymap import Concat, Inverse, KeyMap, LeadingAxes, Rule, dropped, rule, same
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.gated import with_gates
 from scops.language.llama import LlamaSpec, assembled, block, rope_of
@@ -84,9 +85,7 @@ def language(spec: Spec) -> LanguageModel:
 def layers(spec: Spec) -> range:
     """With gates, counted from 1."""
     if spec.language.layers % spec.every:
-        raise ValueError(
-            f"{spec.language.layers} layers are no multiple of {spec.every}, as transformers needs them to be"
-        )
+        raise ValueError(f"{spec.language.layers} layers are no multiple of {spec.every}, as transformers needs")
     return range(1, spec.language.layers + 1, spec.every)
 
 
@@ -133,10 +132,7 @@ def _gated(spec: Spec, theirs: str, ours: str) -> list[Rule]:
         same(theirs + "alpha_cross_attn", attn + "scale.weight", axes),
         same(theirs + "input_layernorm.weight", attn + "norm.weight"),
         *(same(f"{theirs}cross_attn.{name}_proj.weight", f"{attn}body.{name}.weight") for name in "qkvo"),
-        *(
-            same(f"{theirs}cross_attn.{name}_layer_norm.weight", f"{attn}body.{name}_norm.weight")
-            for name in spec.norms
-        ),
+        *(same(f"{theirs}cross_attn.{n}_layer_norm.weight", f"{attn}body.{n}_norm.weight") for n in spec.norms),
         dropped(theirs + "cross_attn.rotary_emb.inv_freq", "of no use where nothing is turned"),
         same(theirs + "alpha_dense", mlp + "scale.weight", axes),
         same(theirs + "post_attention_layernorm.weight", mlp + "norm.weight"),
@@ -158,18 +154,16 @@ def _head(spec: Spec) -> tuple[Rule, ...]:
 
 
 KEYS = {"transformers": transformers}
+RESAMPLER_NAMES = {
+    "depth": "resampler_depth", "heads": "resampler_n_heads", "head_dim": "resampler_head_dim", "queries": "resampler_n_latents",
+}  # fmt: skip
 OLDER = {
     "vision_config": {
         "embed_dim": "vision_embed_dim", "image_size": "vision_image_size", "patch_size": "vision_patch_size",
         "intermediate_size": "vision_intermediate_size", "num_hidden_layers": "vision_num_hidden_layers",
         "num_attention_heads": "vision_num_attention_heads",
     },
-    "perceiver_config": {
-        name: name for name in (
-            "use_resampler", "resampler_n_latents", "resampler_depth", "resampler_n_heads", "resampler_head_dim",
-            "qk_layer_norms_perceiver",
-        )
-    },
+    "perceiver_config": {name: name for name in ("use_resampler", "qk_layer_norms_perceiver", *RESAMPLER_NAMES.values())},
 }  # fmt: skip
 """Files of 2023 say in one table what newer ones say in tables of their own."""
 
@@ -196,12 +190,9 @@ def spec_of(config: Mapping[str, Any]) -> Spec | None:
 
 
 def resampler_spec(tower: VitSpec, config: Mapping[str, Any]) -> PerceiverSpec:
-    return PerceiverSpec(
-        dim=tower.dim, hidden=4 * tower.dim, depth=config.get("resampler_depth", 6),
-        heads=config.get("resampler_n_heads", 16), head_dim=config.get("resampler_head_dim", 96),
-        queries=config.get("resampler_n_latents", 64), activation="relu",
-        norms="qk" if config.get("qk_layer_norms_perceiver") else "",
-    )  # fmt: skip
+    told = {ours: config[theirs] for ours, theirs in RESAMPLER_NAMES.items() if theirs in config}
+    norms = "qk" if config.get("qk_layer_norms_perceiver") else ""
+    return replace(RESAMPLER, dim=tower.dim, hidden=4 * tower.dim, norms=norms, **told)
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
@@ -209,18 +200,17 @@ def config_of(spec: Spec) -> dict[str, Any]:
     text, tower, resampler = language_config(spec.language), tower_config(spec.vision), spec.perceiver
     kept = {name: value for name, value in text.items() if name not in LLAMA_ALONE}
     vision = {name: value for name, value in tower.items() if name != "hidden_size"}
-    perceiver = {} if resampler is None else {
-        "resampler_n_latents": resampler.queries, "resampler_depth": resampler.depth,
-        "resampler_n_heads": resampler.heads, "resampler_head_dim": resampler.head_dim,
-        "qk_layer_norms_perceiver": bool(resampler.norms),
-    }  # fmt: skip
+    perceiver: dict[str, Any] = {"use_resampler": resampler is not None, "model_type": "idefics_perciever"}
+    if resampler is not None:
+        perceiver |= {theirs: getattr(resampler, ours) for ours, theirs in RESAMPLER_NAMES.items()}
+        perceiver["qk_layer_norms_perceiver"] = bool(resampler.norms)
     return kept | {
         "architectures": ["IdeficsForVisionText2Text"], "model_type": "idefics",
         "vocab_size": spec.language.vocab - spec.more, "additional_vocab_size": spec.more,
         "cross_layer_interval": spec.every, "qk_layer_norms": bool(spec.norms),
         "alpha_type": "vector" if spec.per_channel else "float", "use_resampler": resampler is not None,
         "vision_config": vision | {"embed_dim": spec.vision.dim, "model_type": "idefics_vision"},
-        "perceiver_config": perceiver | {"use_resampler": resampler is not None, "model_type": "idefics_perciever"},
+        "perceiver_config": perceiver,
     }  # fmt: skip
 
 
@@ -261,24 +251,19 @@ _CARD = "model card of HuggingFaceM4/idefics-80b, recalled; z-loss 1e-3 is left 
 PRETRAIN = Stage(
     "pretrain", train=(*NEW, "language.embed", "language.head"), data=("interleaved", "pairs"), steps=200_000, batch=1_280,
     rows={"language.embed": (-2, -1), "language.head": (-2, -1)}, lr=1e-5, min_lr=6e-6, warmup=2_000, schedule="linear",
-    weight_decay=0.1, 
+    weight_decay=0.1,
     source=f"{_CARD}: 1.31M tokens a step in sequences of 1,024; OBELICS 73.85%, LAION 17.18, Wikipedia 6.15, PMD 2.82; "
     "pictures of 224",
 )  # fmt: skip
-PRETRAIN_80B = Stage(
-    "pretrain", train=PRETRAIN.train, data=PRETRAIN.data, steps=200_000, batch=3_584, rows=PRETRAIN.rows, lr=5e-5, min_lr=3e-5,
-    warmup=2_000, schedule="linear", weight_decay=0.1, source=f"{_CARD}: 3.67M tokens a step in sequences of 1,024; data as of the 9B",
-)  # fmt: skip
 INSTRUCT = Stage(
     "instruct", train=("image", "language"), data=("instructions",), steps=22_000, batch=100, lr=1e-5, schedule="constant",
-    weight_decay=0.1, 
+    weight_decay=0.1,
     source=f"{_CARD}: 205K tokens a step in sequences of 2,048, all parameters; M3IT, LRV-Instruction, LLaVA-Instruct, LLaVAR, "
     "SVIT and more",
 )  # fmt: skip
-INSTRUCT_80B = Stage(
-    "instruct", train=("image", "language"), data=("instructions",), steps=22_000, batch=300, lr=4e-6, schedule="constant",
-    weight_decay=0.1, source=f"{_CARD}: 613K tokens a step in sequences of 2,048, all parameters; data as of the 9B",
-)  # fmt: skip
+_AS_9B = "all else as of the 9B"
+PRETRAIN_80B = replace(PRETRAIN, batch=3_584, lr=5e-5, min_lr=3e-5, source=f"{_CARD}: 3.67M tokens a step; {_AS_9B}")
+INSTRUCT_80B = replace(INSTRUCT, batch=300, lr=4e-6, source=f"{_CARD}: 613K tokens a step; {_AS_9B}")
 STAGES = {
     "idefics-9b": (PRETRAIN,),
     "idefics-9b-instruct": (PRETRAIN, INSTRUCT),

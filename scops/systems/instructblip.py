@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scops.connectors.qformer import QFormerSpec, tokens_for
-from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Role, Slot, Template, TurnText
+from scops.core.layout import Always, ClipLayout, Layout, MediaLayout, PerSecond, Slot, TurnText
 from scops.core.stage import Stage
+from scops.core.template import Role, Template
 from scops.encoders.eva import EvaSpec
 from scops.language.llama import LlamaSpec
 from scops.language.t5 import T5Spec
@@ -16,6 +17,7 @@ from scops.models.encoder_decoder import EncoderDecoder
 from scops.systems import Origins, lavis
 from scops.systems.blip2 import APART, END, FLAN_T5, causal, read_and_written
 from scops.systems.lavis import parts, settled
+from scops.systems.lavis_config import hub_config, hub_numbers, lavis_config, lavis_numbers
 from scops.systems.mplug_owl import squares
 
 __all__ = ["KEYS", "SIZES", "STAGES", "Spec", "build", "layout", "origins", "parts", "settled", "spec_of"]
@@ -60,15 +62,15 @@ ARCHS = {"blip2_vicuna_instruct": LlamaSpec, "blip2_t5_instruct": T5Spec}
 def spec_of(config: Mapping[str, Any]) -> Spec | None:
     """The Spec that LAVIS's or transformers' config.json means; None when it is another system's."""
     if config.get("arch") in ARCHS:
-        return Spec(**lavis.lavis_numbers(config, ARCHS, LANGUAGES, READS))
+        return Spec(**lavis_numbers(config, ARCHS, LANGUAGES, READS))
     if config.get("model_type") != "instructblip":
         return None
-    return Spec(**lavis.hub_numbers(config, reads=True))
+    return Spec(**hub_numbers(config, reads=True))
 
 
 def authors_config(spec: Spec) -> dict[str, Any]:
     """The inverse of `spec_of`: the `model` section of LAVIS's YAML files."""
-    return lavis.lavis_config(spec, ARCHS, LANGUAGES, READS)
+    return lavis_config(spec, ARCHS, LANGUAGES, READS)
 
 
 def transformers_config(spec: Spec) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def transformers_config(spec: Spec) -> dict[str, Any]:
     return {
         "architectures": ["InstructBlipForConditionalGeneration"],
         "model_type": "instructblip",
-        **lavis.hub_config(spec),
+        **hub_config(spec),
     }
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.keymap import KeyMap
-from scops.core.layout import Layout, Role, Special, Template, Written
+from scops.core.layout import Layout
 from scops.core.stage import Lora, Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import MultimodalDecoder
 from scops.systems import Origin, Origins

@@ -9,8 +9,9 @@ from scops.checkpoints.hub_llama import llama_keys
 from scops.checkpoints.hub_llava import authors_llava, authors_projector, hub_llava, hub_projector
 from scops.checkpoints.keymap import KeyMap
 from scops.connectors.mlp import Projector, ProjectorSpec
-from scops.core.layout import Always, Arranged, Layout, MediaLayout, Pixels, Slot, Special
+from scops.core.layout import Always, Arranged, Layout, MediaLayout, Pixels, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Special
 from scops.encoders.selected import Selected, Selection
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.llama import LlamaSpec, llama

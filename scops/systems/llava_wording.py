@@ -3,7 +3,7 @@
 A picture has a line of its own; a reply begins with a blank, which SentencePiece puts there by itself.
 """
 
-from scops.core.layout import Role, Special, Template, Written
+from scops.core.template import Role, Special, Template, Written
 
 ASSISTANT = "artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the"
 HUMAN = f"A chat between a curious human and an {ASSISTANT} human's questions."

@@ -18,9 +18,10 @@ from scops.checkpoints.keymap import KeyMap, same
 from scops.checkpoints.op import ForTokens
 from scops.connectors.qformer import QFormerConnector, QFormerSpec
 from scops.connectors.qformer import tokens_for as qformer_tokens
-from scops.core.layout import Always, Layout, MediaLayout, Slot, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.names import nearest
 from scops.core.stage import Lora, Stage
+from scops.core.template import Written
 from scops.encoders.eva import EvaSpec, EvaVit
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder

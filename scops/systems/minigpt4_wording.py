@@ -3,7 +3,7 @@
 As the released code asks: where it writes a beginning-of-sequence token twice, so do we.
 """
 
-from scops.core.layout import Role, Special, Template, Written
+from scops.core.template import Role, Special, Template, Written
 
 SYSTEM = (
     "Give the following image: <Img>ImageContent</Img>. "

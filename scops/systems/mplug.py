@@ -19,9 +19,10 @@ from scops.checkpoints.hub_bert import (
 )  # fmt: skip
 from scops.checkpoints.hub_clip import OPENAI_CLIP
 from scops.checkpoints.keymap import KeyMap, Repeated, Rule, dropped, rule, same
-from scops.core.layout import Always, Layout, MediaLayout, Pixels, Role, Slot, Special, Template
+from scops.core.layout import Always, Layout, MediaLayout, Pixels, Slot
 from scops.core.pairs import Pairing
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template
 from scops.encoders.skip_fusion import Fusion, FusionSpec, SkipFusionEncoder
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.bert import BertHead, BertSpec, bert, bert_decoder

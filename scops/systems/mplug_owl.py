@@ -9,8 +9,9 @@ from scops.checkpoints.hub_clip import HUB_CLIP, OPENAI_CLIP
 from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, SplitPerHead, same, split
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
-from scops.core.layout import Always, Layout, MediaLayout, Pixels, Role, Slot, Special, Template, Written
+from scops.core.layout import Always, Layout, MediaLayout, Pixels, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.bloom import BloomSpec, bloom
 from scops.language.llama import LlamaSpec, llama

@@ -11,8 +11,9 @@ from scops.checkpoints.hub_modality_adaptive import MODALITY_ADAPTIVE
 from scops.checkpoints.keymap import KeyMap, same
 from scops.checkpoints.owl_places import places_beside
 from scops.connectors.abstractor import AbstractorSpec, FixedPlaces, VisualAbstractor, tokens_for
-from scops.core.layout import Cut, Each, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Cut, Each, Layout, MediaLayout, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.data.image import PIXEL_LIMIT
 from scops.encoders.grid_vit import GridVit
 from scops.encoders.vit import ACTIVATIONS, Vit, VitSpec

@@ -7,8 +7,9 @@ from typing import Any
 from scops.checkpoints.hub_qwen import qwen_keys
 from scops.checkpoints.keymap import KeyMap
 from scops.connectors.abstractor import AbstractorSpec
-from scops.core.layout import Layout, Template
+from scops.core.layout import Layout
 from scops.core.stage import Lora
+from scops.core.template import Template
 from scops.encoders.vit import VitSpec
 from scops.language.qwen import QwenSpec, qwen
 from scops.models.decoder import MultimodalDecoder

@@ -6,7 +6,8 @@ Source: the published processor of mPLUG/mPLUG-Owl3-7B-240728 and the model card
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scops.core.layout import WHOLE, Cut, Piece, Role, Slot, Special, Template, Written
+from scops.core.layout import WHOLE, Cut, Slot
+from scops.core.template import Piece, Role, Special, Template, Written
 
 
 def _role(name: str, *, before: str = "\n", between: tuple[Piece, ...] = (), end: tuple[Piece, ...] = ()) -> Role:

@@ -11,8 +11,9 @@ from scops.checkpoints.hub_clip import HUB_CLIP, OPENAI_CLIP
 from scops.checkpoints.hub_flamingo import RESAMPLER, gated_keys
 from scops.checkpoints.keymap import FirstRows, KeyMap, Rule, dropped, same
 from scops.connectors.perceiver import PerceiverResampler, PerceiverSpec
-from scops.core.layout import Always, Layout, MediaLayout, Role, Slot, Special, Template
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.gated import GatedSpec
 from scops.language.gpt_neox import GptNeoxSpec

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from scops.checkpoints.hub_efficientnet import KEYS as EFFICIENTNET
 from scops.checkpoints.hub_llama import HUB_LLAMA_TIED
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
-from scops.core.layout import Always, Layout, MediaLayout, Slot, Written
+from scops.core.layout import Always, Layout, MediaLayout, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Written
 from scops.encoders.efficientnet import SIZES as ENCODERS
 from scops.encoders.efficientnet import EfficientNet
 from scops.language.llama import LlamaSpec, llama

@@ -12,20 +12,9 @@ from scops.checkpoints.hub_peft import PEFT_LLAMA
 from scops.checkpoints.hub_qformer import LAVIS_QFORMER, qformer_config, qformer_spec
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.video_qformer import VideoQFormer, VideoQFormerSpec, tokens_for
-from scops.core.layout import (
-    WHOLE,
-    Always,
-    Arranged,
-    ClipLayout,
-    Layout,
-    MediaLayout,
-    Role,
-    Slot,
-    Special,
-    Template,
-    Written,
-)
+from scops.core.layout import WHOLE, Always, Arranged, ClipLayout, Layout, MediaLayout, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.encoders.eva import EvaSpec, EvaVit
 from scops.language.llama import LlamaSpec, llama
 from scops.models.decoder import Inline, MediaInput, MultimodalDecoder

@@ -14,8 +14,9 @@ from scops.checkpoints.hub_llama import HUB_LLAMA
 from scops.checkpoints.keymap import KeyMap, same
 from scops.connectors.abstractor import AbstractorSpec, VisualAbstractor, tokens_for
 from scops.core.batch import Tiles
-from scops.core.layout import Each, Layout, MediaLayout, Role, Slot, Special, Template, Written
+from scops.core.layout import Each, Layout, MediaLayout, Slot
 from scops.core.stage import Stage
+from scops.core.template import Role, Special, Template, Written
 from scops.data.grids import grids, longest_side
 from scops.data.tiling import AnchorFit
 from scops.encoders.vit import Vit, VitSpec

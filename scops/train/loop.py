@@ -19,6 +19,7 @@ from scops.core.sample import Sample
 from scops.core.stage import Stage
 from scops.nn.training import train_blocks
 from scops.objectives import State
+from scops.objectives.processes import of_all, place
 from scops.train import checkpoint
 from scops.train.batches import Batcher, Row
 from scops.train.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ from scops.train.profile import Profile
 from scops.train.resume import differing, moving_buffers, restore, resumed, tensors
 from scops.train.run import Plan, Run, settle
 from scops.train.stage import enter, frozen_roles, table
-from scops.train.step import gathered, gradients, place, silent_roles
+from scops.train.step import gradients, silent_roles
 from scops.train.watch import UNWATCHED, Watch
 
 Rows = Mapping[str, Sequence[Sample]]
@@ -264,7 +265,7 @@ class _Going:
                 f"{changed} changed during stage {plan.stage.name!r} but should be frozen; nothing was saved"
             )
         self.batcher.flush()
-        positions, randoms = gathered(asdict(position)), gathered(checkpoint.random_state())
+        positions, randoms = of_all(asdict(position)), of_all(checkpoint.random_state())
         if place()[0]:
             return
         state = {
@@ -278,7 +279,7 @@ class _Going:
         checkpoint.write(Path(self.run.output_dir), found, run=self.run.save, limit=self.run.save_total_limit)
 
     def _begin(self, number: int) -> tuple[int, Position]:
-        if len(set(gathered(fingerprint(tensors(self.module))))) > 1:
+        if len(set(of_all(fingerprint(tensors(self.module))))) > 1:
             raise ValueError("the processes start from different weights; they must build the system alike")
         torch.manual_seed(self.run.seed + 1000 * number + 1 + place()[0])  # dropout differs between processes
         self.objective_state = {}

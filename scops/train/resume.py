@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from scops.core.names import nearest
+from scops.objectives.processes import place
 from scops.train import checkpoint
 from scops.train.checkpoint import Checkpoint
 from scops.train.run import Run
-from scops.train.step import place
 
 FREE = (
     "output_dir", "device", "save_steps", "save_total_limit", "logging_steps", "eval_steps", "eval_samples",

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 
 from scops.core.batch import Batch
 from scops.objectives import COUNTS, OBJECTIVES, State
+from scops.objectives.processes import add_up, place, summed
 from scops.train.stage import role_of
 from scops.train.watch import UNWATCHED, Watch
 
@@ -39,7 +39,7 @@ def gradients(
         FloatingPointError: a loss or gradient that is not finite.
     """
     found = sum(COUNTS[objective](batch) for batch in batches)
-    count = _total(found, batches[0].ids_BT.device)
+    count = summed(found, batches[0].ids_BT.device)
     if not count:
         raise ValueError(f"{where}: objective {objective!r} finds nothing to learn in {_whence(batches)}")
     losses = []
@@ -51,7 +51,7 @@ def gradients(
                 (loss.sum / count).backward()
         losses.append(loss)
     assert sum(loss.count for loss in losses) == found, f"{objective} counts other units than COUNTS[{objective!r}]"
-    _reduce(trainables)
+    _sum_gradients(trainables)
     parameters = list(trainables.values())
     norm = nn.utils.clip_grad_norm_(parameters, torch.inf if clip is None else clip)
     parts = [(name, total, units) for loss in losses for name, (total, units) in loss.parts.items()]
@@ -63,7 +63,7 @@ def gradients(
         raise FloatingPointError(
             f"{where}: the loss is {sum(sums) / count} and the gradient's norm {norm_value}, in {_whence(bad or batches)}"
         )
-    totals = {"loss": (_total(sum(sums), norm.device), count)}
+    totals = {"loss": (summed(sum(sums), norm.device), count)}
     for (name, _, units), value in zip(parts, values[len(losses) :], strict=True):
         before = totals.get(name, (0.0, 0))
         totals[name] = (before[0] + value, before[1] + units)
@@ -79,45 +79,14 @@ def silent_roles(trainables: Mapping[str, nn.Parameter]) -> list[str]:
     return [role for role, moves in roles.items() if not moves]
 
 
-def place() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def gathered(value: Any) -> list[Any]:
-    """One plain value per process, on all of them."""
-    if place()[1] == 1:
-        return [value]
-    values: list[Any] = [None] * place()[1]
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def _total(value: Any, device: torch.device) -> Any:
-    """The sum over processes."""
-    if place()[1] == 1:
-        return value
-    tensor = torch.tensor(value, device=device, dtype=torch.int64 if isinstance(value, int) else torch.float64)
-    distributed.all_reduce(tensor)
-    return tensor.item()
-
-
-def _reduce(trainables: Mapping[str, nn.Parameter]) -> None:
-    """Sum gradients over processes: one message per dtype."""
+def _sum_gradients(trainables: Mapping[str, nn.Parameter]) -> None:
+    """Over processes, of which some may have none of a parameter."""
     if place()[1] == 1:
         return
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in trainables.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
-    for grads in by_dtype.values():
-        flat = torch.cat([g.flatten() for g in grads])
-        distributed.all_reduce(flat)
-        for grad, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(piece.view_as(grad))
+    add_up(parameter.grad for parameter in trainables.values() if parameter.grad is not None)
 
 
 def _finite(value: float) -> bool:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scops.core.batch import Span
-from scops.core.layout import WHOLE, Cut, Layout, MediaLayout, Piece, Pixels, Role, Slot, Special, Template, Written
+from scops.core.layout import WHOLE, Cut, Layout, MediaLayout, Pixels, Slot
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.core.template import Piece, Role, Special, Template, Written
 from scops.data.collate import pad
 from scops.data.errors import BadSample, MediaError, NothingToLearn, TooLong
 from scops.data.image import digest

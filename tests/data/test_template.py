@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from scops.core.layout import Piece, Role, Special, Template, Written
 from scops.core.sample import Media, Text, Turn
+from scops.core.template import Piece, Role, Special, Template, Written
 from scops.data.errors import RowError
 from scops.data.template import jinja, segments
 

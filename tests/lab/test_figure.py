@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scops.cli.figure import drawn
-from scops.core.layout import UNCUT, ClipLayout, Cut, Layout, MediaLayout, Pixels, Role, Slot, Template, Written
+from scops.core.layout import UNCUT, ClipLayout, Cut, Layout, MediaLayout, Pixels, Slot
 from scops.core.stage import Lora, Stage
+from scops.core.template import Role, Template, Written
 from scops.encoders.vit import Vit, VitSpec
 from scops.lab.figure.kinds import kinds_of
 from scops.lab.figure.modules import Opener, notes_of

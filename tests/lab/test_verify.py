@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import scops
 from scops.cli.verify import look
 from scops.data.messages import sample_of
 from scops.generate.talk import prompts
@@ -76,8 +75,7 @@ def test_wrong_shapes_are_found(tmp_path: Path) -> None:
 
 
 def tied(tmp_path: Path, head: str) -> Path:
-    spec = {"language": tiny.LANGUAGE | {"tied": True}}
-    model = scops.create("llama-7b", spec, tokenizer=tiny.tokenizer(), pretrained=False)
+    model = tiny.made("llama-7b", {"language": tiny.LANGUAGE | {"tied": True}})
     folder = model.save(tmp_path / "m", "transformers")
     state = load_file(folder / "model.safetensors")
     embed = state["model.embed_tokens.weight"]

@@ -6,13 +6,19 @@ import pytest
 import torch
 
 from scops.checkpoints.hub_gpt_neox import HEADS, gpt_neox_config, gpt_neox_spec, hub_gpt_neox
-from scops.data.collate import pack
 from scops.language.gpt_neox import GptNeoxSpec, gpt_neox
 from scops.models.decoder import MultimodalDecoder
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.ops.rope import turned
-from tests.conftest import batch_of, close, example, randomise
-from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, shared_equals_recompute
+from tests.conftest import randomise
+from tests.language.claims import PROMPTS, equals_transformers, every_parameter_learns
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    documents_stand_alone,
+    shared_equals_recompute,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,7 +31,6 @@ SIZES = {
     "interpolated": {"rope_scaling": {"rope_type": "linear", "factor": 3.0, "partial_rotary_factor": 0.5}},
 }
 SPEC = GptNeoxSpec(dim=24, hidden=36, layers=2, heads=4, vocab=53, rotary=0.5)
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [5, 6, 7]]
 
 
 def reference(size: str) -> torch.nn.Module:
@@ -47,10 +52,7 @@ def decoder(**changes: object) -> MultimodalDecoder:
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_of_unequal_prompts_equal_transformers(size: str) -> None:
     theirs = reference(size)
-    rows = [torch.randint(1, 50, (n,)) for n in (23, 1, 8)]
-    made = ours(theirs)(batch_of(*(example(row.tolist()) for row in rows)))
-    for at, row in enumerate(rows):
-        assert close(made[at, : len(row)], theirs(row[None]).logits[0])
+    assert equals_transformers(ours(theirs), theirs)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -97,26 +99,19 @@ def test_channels_without_an_angle_stay_bit_by_bit() -> None:
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_equal_recomputing(cache: type, parallel: bool) -> None:
-    examples = [example(ids) for ids in PROMPTS]
-    assert cached_equals_recompute(decoder(parallel=parallel), examples, cache_of(cache, 3))
+    assert cached_equals_recompute(decoder(parallel=parallel), PROMPTS, cache_of(cache, 3))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 2, 100])
 def test_the_shared_session_equals_recomputing_however_prompts_are_cut(most: int) -> None:
-    examples = [example(ids) for ids in [*PROMPTS, PROMPTS[0]]]
-    assert shared_equals_recompute(decoder(), examples, tokens=80, page=2, most=most, media_bytes=0)
+    assert shared_equals_recompute(decoder(), [*PROMPTS, PROMPTS[0]], tokens=80, page=2, most=most, media_bytes=0)
 
 
 @torch.no_grad()
 def test_a_packed_row_equals_each_document_alone() -> None:
-    system, examples = decoder(parallel=True), [example(ids) for ids in PROMPTS]
-    batch = pack(examples, capacity=13, pad_id=0)
-    assert batch.packed
-    assert close(system(batch)[0, :13], torch.cat([system(batch_of(one))[0] for one in examples]))
+    assert documents_stand_alone(decoder(parallel=True), PROMPTS, capacity=13)
 
 
 def test_gradients_reach_every_parameter() -> None:
-    system = decoder(parallel=True).train()
-    system(batch_of(*map(example, PROMPTS))).square().sum().backward()
-    assert not [name for name, p in system.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert every_parameter_learns(decoder(parallel=True))

@@ -11,7 +11,8 @@ from scops.language.mpt import MptSpec, mpt
 from scops.models.decoder import MultimodalDecoder
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.ops.alibi import alibi
-from tests.conftest import batch_of, close, example, randomise
+from tests.conftest import batch_of, close, randomise
+from tests.language.claims import PROMPTS, equals_transformers, every_parameter_learns
 from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, shared_equals_recompute
 
 transformers = pytest.importorskip("transformers")
@@ -24,7 +25,6 @@ SIZES = {
     "a head of its own": {"tie_word_embeddings": False},
 }
 SPEC = MptSpec(dim=24, layers=2, heads=3, vocab=53, norms="qk", clip=0.8)
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [5, 6, 7]]
 
 
 def reference(size: str) -> torch.nn.Module:
@@ -42,10 +42,7 @@ def ours(theirs: torch.nn.Module) -> MultimodalDecoder:
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_of_unequal_prompts_equal_transformers(size: str) -> None:
     theirs = reference(size)
-    rows = [torch.randint(1, 50, (n,)) for n in (23, 1, 8)]
-    made = ours(theirs)(batch_of(*(example(row.tolist()) for row in rows)))
-    for at, row in enumerate(rows):
-        assert close(made[at, : len(row)], theirs(row[None]).logits[0])
+    assert equals_transformers(ours(theirs), theirs)
 
 
 @pytest.mark.parametrize(("heads", "most"), [(1, 8), (2, 8), (5, 4), (6, 8), (16, 8), (25, 16), (32, 8)])
@@ -97,7 +94,7 @@ def test_queries_and_keys_of_mpt_1b_are_normed_over_their_whole_width() -> None:
     seen = []
     body = system.language.blocks[1].attn.body
     body.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
-    system(batch_of(example(PROMPTS[0])))
+    system(batch_of(PROMPTS[0]))
     x_BTD, made_BTD = seen[0]
     assert close(made_BTD, attended(x_BTD, theirs, SPEC.heads, SPEC.clip))
     assert come_back_bitwise(hub_mpt(SPEC, MOSAIC_GPT), state)
@@ -136,17 +133,15 @@ def test_what_no_published_size_has_is_refused_by_name(config: dict, named: str)
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_equal_recomputing(cache: type) -> None:
     system = randomise(MultimodalDecoder(mpt(SPEC)))
-    assert cached_equals_recompute(system, [example(ids) for ids in PROMPTS], cache_of(cache, 3))
+    assert cached_equals_recompute(system, PROMPTS, cache_of(cache, 3))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 2, 100])
 def test_the_shared_session_equals_recomputing_however_prompts_are_cut(most: int) -> None:
-    system, examples = randomise(MultimodalDecoder(mpt(SPEC))), [example(ids) for ids in [*PROMPTS, PROMPTS[0]]]
+    system, examples = randomise(MultimodalDecoder(mpt(SPEC))), [*PROMPTS, PROMPTS[0]]
     assert shared_equals_recompute(system, examples, tokens=80, page=2, most=most, media_bytes=0)
 
 
 def test_gradients_reach_every_parameter() -> None:
-    system = randomise(MultimodalDecoder(mpt(replace(SPEC, tied=False, clip=None)))).train()
-    system(batch_of(*map(example, PROMPTS))).square().sum().backward()
-    assert not [name for name, p in system.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert every_parameter_learns(randomise(MultimodalDecoder(mpt(replace(SPEC, tied=False, clip=None)))))

@@ -6,14 +6,19 @@ import pytest
 import torch
 
 from scops.checkpoints.hub_opt import bare_opt, hub_opt, opt_config, opt_spec
-from scops.data.collate import pack
 from scops.language.opt import OptSpec, opt
-from scops.models.compiled import CompiledSteps
 from scops.models.decoder import MultimodalDecoder
 from scops.nn.cache import FixedCache, GrowingCache
-from scops.nn.paged import PagedCache, PagedRow, Pages
-from tests.conftest import batch_of, close, example, randomise
-from tests.twins import cached_equals_recompute, numbered, rows_stand_alone, shared_equals_recompute
+from tests.conftest import randomise
+from tests.language.claims import PROMPTS, compiled_equals_recompute, equals_transformers, every_parameter_learns
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    documents_stand_alone,
+    rows_stand_alone,
+    shared_equals_recompute,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -34,7 +39,6 @@ SIZES = {
     },
 }  # fmt: skip
 SPEC = OptSpec(dim=30, hidden=44, layers=2, heads=6, vocab=53, context=40)
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [5, 6, 7]]
 
 
 def reference(size: str) -> torch.nn.Module:
@@ -58,15 +62,7 @@ def decoder() -> MultimodalDecoder:
 @pytest.mark.parametrize("size", SIZES)
 def test_logits_of_unequal_prompts_equal_transformers_wherever_it_pads(size: str, side: str) -> None:
     theirs = reference(size)
-    rows = [torch.randint(1, 30, (n,)) for n in (23, 1, 8)]
-    made = ours(theirs)(batch_of(*(example(row.tolist()) for row in rows)))
-    ids, real = torch.full((3, 23), 3), torch.zeros(3, 23, dtype=torch.long)
-    for at, row in enumerate(rows):
-        here = slice(23 - len(row), None) if side == "left" else slice(len(row))
-        ids[at, here], real[at, here] = row, 1
-    found = theirs(ids, attention_mask=real).logits
-    for at, row in enumerate(rows):
-        assert close(made[at, : len(row)], found[at][real[at].bool()])
+    assert equals_transformers(ours(theirs), theirs, side)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -74,9 +70,7 @@ def test_keys_round_trip_bitwise_and_numbers_come_back(size: str) -> None:
     theirs = reference(size)
     spec = opt_spec(theirs.config.to_dict())
     keys, state = hub_opt(spec), theirs.state_dict()
-    back = keys.save(keys.load(state))
-    assert set(state) - set(back) == ({"lm_head.weight"} if spec.tied else set())
-    assert all(torch.equal(back[name], state[name]) for name in back)
+    assert come_back_bitwise(keys, state, but="lm_head.weight" if spec.tied else "")
     assert opt_spec(opt_config(spec)) == spec
     bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}
     assert bare_opt(spec).load(bare).keys() == keys.load(state).keys()
@@ -106,43 +100,30 @@ def test_what_is_not_built_is_refused_by_name() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["fixed", "growing", "pages of 1", "pages of 4"])
+@pytest.mark.parametrize("cache", [FixedCache, GrowingCache, 1, 4])
 @pytest.mark.parametrize("norms", ["before", "after"])
-def test_cached_sessions_equal_recomputing(kind: str, norms: str) -> None:
+def test_cached_sessions_equal_recomputing(cache: type | int, norms: str) -> None:
     system = randomise(MultimodalDecoder(opt(replace(SPEC, norms=norms))))
-    examples = [example(ids) for ids in PROMPTS]
-    if kind.startswith("pages"):
-        cache = PagedCache(Pages(60, size=int(kind[-1])), [PagedRow() for _ in examples])
-    else:
-        cache = FixedCache(3, 20) if kind == "fixed" else GrowingCache(3)
-    assert cached_equals_recompute(system, examples, cache)
+    assert cached_equals_recompute(system, PROMPTS, cache_of(cache, len(PROMPTS)))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 2, 100])
 def test_the_shared_session_equals_recomputing_however_prompts_are_cut(most: int) -> None:
-    examples = [example(ids) for ids in [*PROMPTS, PROMPTS[0]]]
-    assert shared_equals_recompute(decoder(), examples, tokens=80, page=2, most=most, media_bytes=0)
+    assert shared_equals_recompute(decoder(), [*PROMPTS, PROMPTS[0]], tokens=80, page=2, most=most, media_bytes=0)
 
 
 @torch.no_grad()
 def test_rows_stand_alone_also_packed() -> None:
-    system, examples = decoder(), [example(ids) for ids in PROMPTS]
-    assert rows_stand_alone(system, numbered(examples))
-    batch = pack(examples, capacity=13, pad_id=0)
-    assert batch.packed
-    assert close(system(batch)[0, :13], torch.cat([system(batch_of(one))[0] for one in examples]))
+    system = decoder()
+    assert rows_stand_alone(system, PROMPTS)
+    assert documents_stand_alone(system, PROMPTS, capacity=13)
 
 
 @torch.no_grad()
 def test_a_step_through_the_compiler_s_cache_is_the_same() -> None:
-    system = decoder()
-    steps = CompiledSteps(system.language, say=lambda words: None)
-    steps.compiled = steps._step  # the same computation without waiting for a compiler
-    assert cached_equals_recompute(system, [example(ids) for ids in PROMPTS], FixedCache(3, 20), steps=steps)
+    assert compiled_equals_recompute(decoder())
 
 
 def test_gradients_reach_every_parameter() -> None:
-    system = randomise(MultimodalDecoder(opt(replace(SPEC, tied=False, words=12)))).train()
-    system(batch_of(*map(example, PROMPTS))).square().sum().backward()
-    assert not [name for name, p in system.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert every_parameter_learns(randomise(MultimodalDecoder(opt(replace(SPEC, tied=False, words=12)))))

@@ -12,12 +12,11 @@ from scops.checkpoints.hub_t5 import hub_t5, t5_config, t5_spec
 from scops.core.batch import Example
 from scops.language.t5 import T5Decoder, T5Encoder, T5Spec
 from scops.models.encoder_decoder import READ, EncoderDecoder
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.nn.training import train_blocks
 from scops.ops.relative import one_sided, two_sided
 from tests.conftest import batch_of, close, randomise
-from tests.twins import follow, numbered
+from tests.twins import cache_of, greedy, replies_equal_recompute, rows_stand_alone, shared_equals_recompute
 
 transformers = pytest.importorskip("transformers")
 
@@ -105,12 +104,7 @@ def test_greedy_replies_equal_transformers(size: str) -> None:
     prompt = torch.randint(2, 30, (1, 9))
     found = theirs.generate(prompt, max_new_tokens=12, **GREEDY)[0, 1:]
     session = ours(theirs, size).session(batch_of(row(prompt[0].tolist(), [0])), capacity=20)
-    made = []
-    for _ in range(12):
-        session.logits_BV[:, 1] = -torch.inf
-        made.append(session.logits_BV.argmax(-1))
-        session.step(made[-1])
-    assert torch.cat(made).tolist() == found.tolist()
+    assert greedy(session, 12, but=1)[0].tolist() == found.tolist()
 
 
 @pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (8, 11), (10, 20), (6, 40)])
@@ -151,37 +145,23 @@ def test_another_feed_forward_is_refused_by_name() -> None:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone(system: EncoderDecoder) -> None:
-    together = system(batch_of(*rows()))
-    for logits, (name, one) in zip(together, numbered(rows()).items(), strict=True):
-        assert close(logits[one.reply : len(one)], system(batch_of(one))[0, one.reply :]), name
+    assert rows_stand_alone(system, rows())
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_session_equals_recompute(system: EncoderDecoder, cache: type) -> None:
-    made = rows()
-    session = system.cached(batch_of(*made), cache(len(made), **({"capacity": 30} if cache is FixedCache else {})))
-    slow = Recompute(system, [batch_of(one) for one in made])
-    ids_BS = torch.randint(2, 50, (len(made), 14))
-    assert close(follow(session, ids_BS), follow(slow, ids_BS))
+    assert replies_equal_recompute(system, rows(), cache_of(cache, len(rows())), more=14)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 3])
 def test_shared_session_equals_recompute(system: EncoderDecoder, most: int) -> None:
-    made = rows()
-    shared, ids_BS = system.shared(90, page=3, media_bytes=0), torch.randint(2, 50, (len(made), 12))
-    opened, first = [shared.open(one) for one in made], []
-    for one in opened:
-        while (scores := shared.read(one, most)) is None:
-            pass
-        first.append(scores)
-    found = torch.stack([torch.stack(first), *(shared.step(opened, ids_B) for ids_B in ids_BS.T)])
-    assert close(found, follow(Recompute(system, [batch_of(one) for one in made]), ids_BS))
+    assert shared_equals_recompute(system, rows(), tokens=90, page=3, most=most, media_bytes=0, more=12)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_gradients_reach_every_parameter_also_where_blocks_are_run_again(scaled: bool) -> None:
+def test_every_parameter_learns_also_where_blocks_are_run_again(scaled: bool) -> None:
     system, grads = randomise(built(replace(SPEC, tied=scaled, scaled=scaled))).train(), []
     for again in (False, True):
         train_blocks(system, again=again)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scops.core.batch import Example
 from scops.core.session import OutOfPages
-from scops.data.collate import pack
 from scops.encoders.siglip import SiglipSpec
 from scops.language.llama import LlamaSpec
 from scops.models.decoder import MultimodalDecoder
@@ -18,7 +17,7 @@ from scops.models.shared import PagedSession
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import mplug_owl3
 from tests.conftest import batch_of, close, example, randomise
-from tests.twins import STEPS, cache_of, cached_equals_recompute, follow, rows_stand_alone
+from tests.twins import STEPS, cache_of, cached_equals_recompute, documents_stand_alone, follow, rows_stand_alone
 
 SPEC = mplug_owl3.Spec(
     SiglipSpec(dim=12, hidden=20, layers=2, heads=2, image=9, patch=4, skip=1),
@@ -114,16 +113,7 @@ def test_a_ragged_batch_equals_each_row_alone(arrangement: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_packed_documents_see_their_own_pictures_alone(arrangement: str) -> None:
-    made, examples = system(arrangement), list(PROMPTS.values())
-    batch = pack(examples, capacity=20, pad_id=0)
-    assert batch.packed
-    found = {}
-    out = made(batch)
-    for row, starts in enumerate(batch.documents):
-        for start, end in zip(starts, (*starts[1:], batch.lengths[row]), strict=True):
-            found[tuple(batch.ids_BT[row, start:end].tolist())] = out[row, start:end]
-    for one in examples:
-        assert close(found[tuple(one.ids_T.tolist())], made(batch_of(one))[0])
+    assert documents_stand_alone(system(arrangement), PROMPTS, capacity=20)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from scops.models.decoder import Inline, MediaInput, MultimodalDecoder
 from scops.models.recompute import Recompute
 from scops.nn.tiled import Tiled
 from tests.conftest import batch_of, close, example, randomise
-from tests.twins import numbered, rows_stand_alone
+from tests.twins import rows_stand_alone
 
 ROOM = 2
 
@@ -57,7 +57,7 @@ def rows() -> list[Example]:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    assert rows_stand_alone(system(), numbered(rows()))
+    assert rows_stand_alone(system(), rows())
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from scops.core.batch import Example, Span, Tiles
-from scops.core.layout import Layout, MediaLayout, Pixels, Role, Slot, Template, TurnText, Written
+from scops.core.layout import Layout, MediaLayout, Pixels, Slot, TurnText
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.core.template import Role, Template, Written
 from scops.data.collate import pad
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer

@@ -2,6 +2,7 @@
 
 # M pictures, V views, C channels
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import Tensor
 from scops.core.batch import Example, Span
 from scops.core.layout import MediaLayout, Slot
 from scops.data.tokenizer import Tokenizer
+from scops.encoders.vit import Vit, VitSpec
+from scops.language.llama import LlamaSpec
 from scops.models.decoder import MultimodalDecoder
 from tests.conftest import batch_of, close, randomise
+from tests.twins import greedy
 
 SLOT = 5
 """The id at the places of pictures in transformers' rows."""
@@ -28,6 +32,18 @@ ORDERS = {
 """Ids, and None for a picture."""
 SIZES = ((40, 90), (31, 31), (100, 20), (9, 7), (200, 211), (1, 300), (57, 28))
 """(height, width) of pictures, taken in turn."""
+
+
+SMALL: dict[str, Any] = {
+    "vision": VitSpec(dim=12, hidden=20, layers=3, heads=2, image=14, patch=7),
+    "language": LlamaSpec(dim=24, hidden=36, layers=2, heads=4, kv_heads=2, vocab=60, context=900),
+}
+UNUSED = (
+    "image.encoder.vit.post_norm.weight",
+    "image.encoder.vit.post_norm.bias",
+    *(f"image.encoder.vit.blocks.2.{name}" for name, _ in Vit(SMALL["vision"]).blocks[2].named_parameters()),
+)
+"""Of the tower, what comes after the hidden state that is taken."""
 
 
 def peer(kind: str, *, tower: Any = None, text: Any = None, **more: Any) -> Any:
@@ -89,14 +105,14 @@ def row(order: Sequence[int | None], media: MediaLayout, sizes: Sequence[tuple[i
     return Example(np.array(ids), learn, tuple(spans), {"image": tuple(pictures)} if pictures else {})
 
 
+def sizes_of_rows() -> dict[str, list[tuple[int, int]]]:
+    """Of the pictures of each order, other ones in turn."""
+    following = cycle(SIZES)
+    return {name: [next(following) for _ in range(order.count(None))] for name, order in ORDERS.items()}
+
+
 def rows(media: MediaLayout) -> dict[str, Example]:
-    """Each order with pictures of other sizes."""
-    found, used = {}, 0
-    for name, order in ORDERS.items():
-        sizes = [SIZES[(used + number) % len(SIZES)] for number in range(order.count(None))]
-        used += len(sizes)
-        found[name] = row(order, media, sizes)
-    return found
+    return {name: row(ORDERS[name], media, sizes) for name, sizes in sizes_of_rows().items()}
 
 
 def given(example: Example, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Tensor]:
@@ -121,12 +137,8 @@ def equal(system: MultimodalDecoder, theirs: Any, example: Example, sizes: Seque
     """Logits, and the next eight best tokens."""
     inputs = given(example, sizes)
     assert close(system(batch_of(example)), theirs(**inputs).logits)
-    made = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[0, len(example) :].tolist()
-    session, found = system.session(batch_of(example), len(example) + 9), []
-    for _ in range(8):
-        found.append(int(session.logits_BV[0].argmax()))
-        session.step(torch.tensor(found[-1:]))
-    assert found == made
+    made = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[0, len(example) :]
+    assert torch.equal(greedy(system.session(batch_of(example), len(example) + 9), 8)[0], made)
     return True
 
 

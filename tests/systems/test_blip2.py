@@ -2,104 +2,52 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 import scops
 from scops.checkpoints.write import save_tensors
 from scops.connectors.qformer import QFormerSpec
-from scops.core.batch import Example, Span
+from scops.core.batch import Span
 from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.processor import Processor
-from scops.encoders.eva import EvaSpec
 from scops.language.opt import OptSpec
 from scops.language.t5 import T5Spec
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import blip2, lavis, spec_from_json, spec_to_json
 from tests import tiny
-from tests.conftest import batch_of, close, example, randomise
+from tests.conftest import batch_of, close, randomise
+from tests.systems import blip2_rows
+from tests.systems.blip2_rows import (
+    EYE,
+    QUERIES,
+    SIZES,
+    SMALL_T5,
+    logits_equal,
+    peer,
+    published,
+    questions,
+    replies_equal,
+    rows,
+)
 from tests.systems.test_stages import follow
-from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, rows_stand_alone, shared_equals_recompute
-from tests.twins import follow as steps
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    replies_equal_recompute,
+    rows_stand_alone,
+    shared_equals_recompute,
+)
 
 transformers = pytest.importorskip("transformers")
 
-VISION = {
-    "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 14,
-    "patch_size": 7, "layer_norm_eps": 1e-5,
-}  # fmt: skip
-QFORMER = {
-    "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 10,
-    "cross_attention_frequency": 2, "encoder_hidden_size": 12,
-}  # fmt: skip
-TEXT: dict[str, dict[str, Any]] = {
-    "opt": {
-        "model_type": "opt", "vocab_size": 61, "hidden_size": 16, "ffn_dim": 20, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 64, "word_embed_proj_dim": 16,
-    },
-    "t5": {
-        "model_type": "t5", "vocab_size": 61, "d_model": 16, "d_ff": 20, "num_layers": 2, "num_heads": 2, "d_kv": 5,
-        "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": False,
-        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9, "decoder_start_token_id": 0,
-    },
-}  # fmt: skip
-QUERIES, IMAGE = 3, 60
-SIZES = {
-    "small": (VISION, QFORMER, QUERIES),
-    "other": (
-        VISION | {"hidden_size": 8, "num_attention_heads": 2, "image_size": 21, "num_hidden_layers": 1, "layer_norm_eps": 1e-3},
-        QFORMER | {"num_hidden_layers": 4, "cross_attention_frequency": 3, "encoder_hidden_size": 8, "layer_norm_eps": 1e-6},
-        5,
-    ),
-}  # fmt: skip
-
-
-def reference(kind: str, size: str = "small") -> nn.Module:
-    vision, qformer, queries = SIZES[size]
-    config = transformers.Blip2Config(
-        vision_config=vision, qformer_config=qformer, text_config=TEXT[kind], num_query_tokens=queries,
-        image_token_index=IMAGE,
-    )  # fmt: skip
-    made = transformers.Blip2ForConditionalGeneration(config)
-    if kind == "t5":  # transformers 5 ties its head in any case, and unties it by what it loads
-        made.language_model.lm_head.weight = nn.Parameter(torch.empty_like(made.language_model.lm_head.weight))
-    randomise(made)
-    for layer in made.vision_model.encoder.layers:  # published towers have no bias of keys
-        width = vision["hidden_size"]
-        nn.init.zeros_(layer.self_attn.qkv.bias[width : 2 * width])
-    return made
-
-
-def published(theirs: nn.Module) -> dict[str, Tensor]:
-    """As a file of transformers has it: tied tensors once."""
-    again = "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"
-    tied = "language_model.model.decoder.embed_tokens.weight" in theirs.state_dict()
-    return {
-        name: x for name, x in theirs.state_dict().items()
-        if not name.removeprefix("language_model.").startswith(again) and not (tied and name.endswith("lm_head.weight"))
-    }  # fmt: skip
-
-
-def spec_for(theirs: nn.Module) -> blip2.Spec:
-    config = json.loads(json.dumps(theirs.config.to_dict()))
-    spec = blip2.spec_of(config)
-    assert spec is not None
-    return blip2.settled(spec, {name: tuple(x.shape) for name, x in published(theirs).items()})
-
-
-def ours(theirs: nn.Module) -> tuple[Any, blip2.Spec]:
-    spec = spec_for(theirs)
-    system = blip2.build(spec)
-    system.load_state_dict(blip2.KEYS["transformers"](spec).load(published(theirs)))
-    return system.eval(), spec
-
-
+reference = partial(peer, "Blip2")
+ours = partial(blip2_rows.ours, blip2)
 KINDS = ("opt", "t5")
 
 
@@ -109,24 +57,12 @@ KINDS = ("opt", "t5")
 def test_features_tokens_and_logits_equal_transformers(kind: str, size: str) -> None:
     theirs = reference(kind, size)
     system, spec = ours(theirs)
-    room, side = spec.qformer.queries, spec.vision.image
-    words, replies = [[2, 7, 8, 9, 11], [2, 5]], [[0, 4, 6], [0, 9]]
-    pixels = torch.randn(2, 3, side, side)
-    rows = [row(kind, text, reply, room, pixel) for text, reply, pixel in zip(words, replies, pixels, strict=True)]
-    batch = batch_of(*rows)
-    seen = theirs.get_image_features(pixels)
-    features = system.encode(batch)["image"]
-    assert close(system.image.connector.norm(features), seen.last_hidden_state)
+    made = questions(kind, spec)
+    batch = batch_of(*made)
+    seen = theirs.get_image_features(batch.media["image"])
+    assert close(system.image.connector.norm(system.encode(batch)["image"]), seen.last_hidden_state)
     assert close(system.connect(batch)["image"], seen.pooler_output)
-    made = system(batch)
-    for at, (text, reply, one) in enumerate(zip(words, replies, rows, strict=True)):
-        ids = torch.tensor([[IMAGE] * room + text])
-        asked = {"pixel_values": pixels[at : at + 1], "input_ids": ids}
-        if kind == "t5":
-            found = theirs(**asked, decoder_input_ids=torch.tensor([reply])).logits[0]
-            assert close(made[at, one.reply : len(one)], found)
-        else:
-            assert close(made[at, : len(one)], theirs(**asked).logits[0])
+    assert logits_equal(system, theirs, made)
 
 
 @torch.no_grad()
@@ -135,37 +71,7 @@ def test_features_tokens_and_logits_equal_transformers(kind: str, size: str) -> 
 def test_greedy_replies_equal_transformers_also_padded(kind: str, size: str) -> None:
     theirs = reference(kind, size)
     system, spec = ours(theirs)
-    room, words = spec.qformer.queries, [[2, 7, 8, 9, 11], [2, 5]]
-    pixels = torch.randn(2, 3, spec.vision.image, spec.vision.image)
-    ids, real = torch.full((2, room + 5), 1), torch.zeros(2, room + 5, dtype=torch.long)
-    for at, text in enumerate(words):  # padded on the left, as published processors do
-        ids[at, 5 - len(text) :], real[at, 5 - len(text) :] = torch.tensor([IMAGE] * room + text), 1
-    more = {"min_new_tokens": 9, "max_new_tokens": 9, "do_sample": False, "use_cache": True}
-    found = theirs.generate(pixels, input_ids=ids, attention_mask=real, **more)[:, -9:]
-    end = theirs.generation_config.eos_token_id or theirs.language_model.generation_config.eos_token_id
-    rows = [row(kind, text, [0], room, pixel) for text, pixel in zip(words, pixels, strict=True)]
-    session, made = system.session(batch_of(*rows), 40), []
-    for _ in range(9):
-        session.logits_BV[:, end] = -torch.inf
-        made.append(session.logits_BV.argmax(-1))
-        session.step(made[-1])
-    assert torch.stack(made, 1).tolist() == found.tolist()
-
-
-def row(
-    kind: str, text: list[int], reply: list[int], room: int, *pixels: Tensor, at: tuple[int, ...] = (0,)
-) -> Example:
-    """Pictures at these places of a text; for T5 a reply behind it."""
-    ids, spans = [*text], []
-    for number, place in enumerate(at[: len(pixels)]):
-        start = place + number * room
-        ids[start:start] = [0] * room
-        spans.append((start, room))
-    made = example(ids + (reply if kind == "t5" else []), tuple(spans), [*pixels])
-    if kind == "t5":
-        begins = len(ids)
-        made = replace(made, learn_T=np.arange(len(made)) > begins, reply=begins)
-    return replace(made, digests={})
+    assert replies_equal(system, theirs, questions(kind, spec))
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -262,28 +168,11 @@ def test_wrong_configurations_are_refused_by_name() -> None:
 
 # Reading and writing --------------------------------------------------------------------------------------------------
 
-EYE, ASKS = EvaSpec(12, 20, 2, 3, image=14, patch=7), QFormerSpec(8, 10, 3, 2, queries=QUERIES, width=12)
+ASKS = QFormerSpec(8, 10, 3, 2, queries=QUERIES, width=12)
 TINY = {
     "opt": blip2.Spec(EYE, ASKS, OptSpec(dim=16, hidden=20, layers=2, heads=2, vocab=53, context=64)),
-    "t5": blip2.Spec(
-        EYE, ASKS, T5Spec(dim=16, hidden=20, layers=2, heads=2, head_dim=5, vocab=53, buckets=8, farthest=9)
-    ),
+    "t5": blip2.Spec(EYE, ASKS, SMALL_T5),
 }
-ROWS = {
-    "first": ((0,), [8, 9, 7], [0, 5]),
-    "last": ((3,), [8, 9, 7], [0]),
-    "adjacent": ((1, 1), [6, 5], [0, 5, 6, 7]),
-    "several": ((0, 1, 3), [11, 12, 13, 14], [0, 9, 8]),
-    "none": ((), [16, 17, 4, 9, 9, 8, 5], [0, 4]),
-    "alone": ((0,), [], [0, 19]),
-}
-
-
-def rows(kind: str) -> dict[str, Example]:
-    return {
-        name: row(kind, text, reply, QUERIES, *(torch.randn(3, 14, 14) for _ in at), at=at)
-        for name, (at, text, reply) in ROWS.items()
-    }
 
 
 def system_of(kind: str) -> Any:
@@ -291,8 +180,9 @@ def system_of(kind: str) -> Any:
 
 
 @torch.no_grad()
-def test_a_ragged_batch_of_opt_equals_each_row_alone() -> None:
-    assert rows_stand_alone(system_of("opt"), rows("opt"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_ragged_batch_equals_each_row_alone(kind: str) -> None:
+    assert rows_stand_alone(system_of(kind), rows(kind))
 
 
 @torch.no_grad()
@@ -303,31 +193,17 @@ def test_cached_sessions_of_opt_equal_recompute(cache: type) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("most", [2, 100])
-def test_the_shared_session_of_opt_equals_recompute(most: int) -> None:
-    assert shared_equals_recompute(system_of("opt"), list(rows("opt").values()), tokens=150, page=3, most=most)
-
-
-@torch.no_grad()
-def test_a_ragged_batch_of_t5_equals_each_row_alone() -> None:
-    system, made = system_of("t5"), rows("t5")
-    for logits, (name, one) in zip(system(batch_of(*made.values())), made.items(), strict=True):
-        assert close(logits[one.reply : len(one)], system(batch_of(one))[0, one.reply :]), name
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
 def test_cached_sessions_of_t5_equal_recompute(cache: type) -> None:
-    system, made = system_of("t5"), list(rows("t5").values())
-    session = system.cached(batch_of(*made), cache_of(cache, len(made), 20))
-    ids_BS = torch.randint(2, 50, (len(made), 12))
-    assert close(steps(session, ids_BS), steps(Recompute(system, [batch_of(one) for one in made]), ids_BS))
+    examples = list(rows("t5").values())
+    assert replies_equal_recompute(system_of("t5"), examples, cache_of(cache, len(examples)), more=12)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("most", [1, 100])
-def test_the_shared_session_of_t5_equals_recompute(most: int) -> None:
-    assert shared_equals_recompute(system_of("t5"), list(rows("t5").values()), tokens=90, page=3, most=most)
+@pytest.mark.parametrize("most", [1, 2, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shared_sessions_equal_recompute(kind: str, most: int) -> None:
+    assert shared_equals_recompute(system_of(kind), list(rows(kind).values()), tokens=150, page=3, most=most)
 
 
 @torch.no_grad()

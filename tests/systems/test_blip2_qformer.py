@@ -33,7 +33,7 @@ from scops.systems import SYSTEMS, blip2_qformer, module_of, spec_to_json
 from tests import tiny as tiny_models
 from tests.conftest import Golden, batch_of, close, example, randomise
 from tests.systems.test_stages import follow as follow_stages
-from tests.twins import cache_of, come_back_bitwise, follow, recomputed, rows_stand_alone
+from tests.twins import cache_of, come_back_bitwise, replies_equal_recompute, rows_stand_alone
 
 ALL = "contrastive+matching+generation"
 
@@ -297,9 +297,7 @@ def test_a_ragged_batch_equals_each_row_alone(tiny: QueryPairs) -> None:
 @pytest.mark.parametrize("names", [[*ROWS], ["none"], ["alone"], ["first", "alone"]], ids="-".join)
 def test_cached_session_equals_recompute(tiny: QueryPairs, kind: type, names: list[str]) -> None:
     made = [rows()[name] for name in names]
-    ids_BS = torch.randint(1, 50, (len(made), 5))
-    session = tiny.cached(batch_of(*made), cache_of(kind, len(made)))
-    assert close(follow(session, ids_BS), recomputed(tiny, made, ids_BS))
+    assert replies_equal_recompute(tiny, made, cache_of(kind, len(made)))
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from PIL import Image
 from scops.connectors.doc_compressor import CompressorSpec
 from scops.core.batch import Example, Tiles
 from scops.core.layout import Cut, Slot
-from scops.data.collate import pack
 from scops.data.errors import MediaError
 from scops.data.processor import Processor
 from scops.systems import docowl2, docowl15
@@ -19,6 +18,7 @@ from tests.conftest import batch_of, close, randomise
 from tests.data.vocabularies import metaspace
 from tests.systems import pieces
 from tests.systems.test_docowl15 import TINY as OLDER
+from tests.twins import documents_stand_alone, rows_stand_alone
 
 TINY = docowl2.Spec(OLDER.vision, OLDER.reducer, CompressorSpec(dim=24, layers=2, heads=3), OLDER.language)
 ROOM = 5  # tokens of one page in TINY
@@ -134,14 +134,8 @@ def by_page(tokens: torch.Tensor, tiles: Tiles) -> list:
 @torch.no_grad()
 def test_a_ragged_batch_and_a_packed_one_equal_each_row_alone() -> None:
     system, made = randomise(docowl2.build(TINY)), rows()
-    alone = {name: system(batch_of(one))[0] for name, one in made.items()}
-    for row, (name, one) in zip(system(batch_of(*made.values())), made.items(), strict=True):
-        assert close(row[: len(one)], alone[name]), name
-    packed = pack(list(made.values()), capacity=200, pad_id=0)
-    (logits,) = system(packed)
-    ends = [*packed.documents[0][1:], packed.lengths[0]]
-    for name, start, end in zip(packed.names, packed.documents[0], ends, strict=True):
-        assert close(logits[start:end], alone[name]), name
+    assert rows_stand_alone(system, made)
+    assert documents_stand_alone(system, made, capacity=200)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The paper's Flamingo: sizes, clips, sessions, stages; and two steps of training for all three of the family."""
 
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,7 @@ import yaml
 
 import scops
 from scops.cli.train import train
-from scops.core.batch import Batch, Example
-from scops.core.layout import WHOLE
+from scops.core.batch import Batch
 from scops.data.messages import sample_of
 from scops.language.gated import GatedSpec
 from scops.language.gpt_neox import GptNeoxSpec
@@ -19,8 +18,9 @@ from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import flamingo
 from scops.systems.flamingo import PerceiverSpec, VitSpec
 from tests import tiny
-from tests.conftest import batch_of, example, randomise
+from tests.conftest import batch_of, randomise
 from tests.films import film
+from tests.systems import marked
 from tests.systems.test_stages import follow
 from tests.twins import cache_of, cached_equals_recompute, rows_stand_alone, shared_equals_recompute
 
@@ -33,16 +33,7 @@ TINY = flamingo.Spec(
 MARK = 51
 
 
-def prompt(*parts: int | str) -> Example:
-    """Numbers are ids; a word is an item, each letter a frame of it."""
-    shown = [part for part in parts if isinstance(part, str)]
-    ids = [MARK if isinstance(part, str) else part for part in parts]
-    spans = tuple((at, 0, (WHOLE,) * len(part)) for at, part in enumerate(parts) if isinstance(part, str))
-    frames = [torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(ord(name))) for name in "".join(shown)]
-    made = example(ids, spans, frames)
-    return replace(made, digests={"image": tuple("".join(shown))}) if shown else made
-
-
+prompt = partial(marked.prompt, MARK)
 PROMPTS = {
     "none": prompt(1, 2, 3, 4, 5),
     "a clip first": prompt("abc", 5, 6, 7),

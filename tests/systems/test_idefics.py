@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from torch import Tensor
 import scops
 from scops.core.batch import Batch, Example
 from scops.core.sample import Media, Sample, Text, Turn
-from scops.data.collate import pack
-from scops.models.cached import CachedSession
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import idefics, spec_from_json, spec_to_json
 from scops.systems.idefics import LlamaSpec, PerceiverSpec, VitSpec
 from tests import tiny
-from tests.conftest import batch_of, close, example, randomise
+from tests.conftest import batch_of, close, randomise
+from tests.systems import marked
 from tests.systems.test_stages import follow
-from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, rows_stand_alone, shared_equals_recompute
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    documents_stand_alone,
+    greedy,
+    rows_stand_alone,
+    shared_equals_recompute,
+)
 
 transformers = pytest.importorskip("transformers")
 initialization = pytest.importorskip("transformers.initialization")
@@ -60,27 +68,7 @@ def ours(theirs: torch.nn.Module) -> torch.nn.Module:
     return system.eval()
 
 
-def picture(number: int) -> Tensor:
-    return 2 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(number))
-
-
-def prompt(*parts: int | str) -> Example:
-    """Numbers are ids; letters are pictures, each with a mark."""
-    shown = [part for part in parts if isinstance(part, str)]
-    ids = [MARK if isinstance(part, str) else part for part in parts]
-    spans = tuple((at, 0) for at, part in enumerate(parts) if isinstance(part, str))
-    made = example(ids, spans, [picture(ord(name)) for name in shown])
-    return replace(made, digests={"image": tuple(shown)} if shown else {})
-
-
-PROMPTS = {
-    "none": prompt(1, 2, 3, 4, 5),
-    "first": prompt("a", 5, 6, 7),
-    "last": prompt(1, 9, 8, 7, "b"),
-    "adjacent": prompt(1, 3, "a", "b", "a", 4),
-    "several": prompt(1, "c", 2, 3, "a", 4, "b", 8, 9, 10),
-    "alone": prompt("b"),
-}
+prompt, PROMPTS = partial(marked.prompt, MARK), marked.prompts(MARK)
 
 
 class Marks:
@@ -132,11 +120,7 @@ def test_greedy_answers_equal_transformers(size: str, name: str) -> None:
     expected = theirs.generate(**asked(one), max_new_tokens=6, do_sample=False, eos_token_id=2000, pad_token_id=0)[
         0, len(one) :
     ]
-    session, said = CachedSession(ours(theirs), batch_of(one), FixedCache(1, 40)), []
-    for _ in range(6):
-        said.append(session.logits_BV.argmax(-1))
-        session.step(said[-1])
-    assert torch.equal(torch.cat(said), expected)
+    assert torch.equal(greedy(ours(theirs).session(batch_of(one), 40), 6)[0], expected)
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -264,11 +248,7 @@ def test_what_users_type_is_no_picture() -> None:
 
 
 def test_marks_and_pictures_must_be_as_many() -> None:
-    one, system = PROMPTS["several"], ours(reference("as published"))
-    for shown in (2, 4):
-        wrong = replace(batch_of(one), media={"image": torch.stack([picture(1)] * shown)}, tiles={})
-        with pytest.raises(ValueError, match=f"marks the places of 3 items of 'image', but there are {shown}"):
-            system(wrong)
+    assert marked.other_counts_are_refused(ours(reference("as published")), PROMPTS["several"])
 
 
 # Sessions -------------------------------------------------------------------------------------------------------------
@@ -284,7 +264,7 @@ def test_cached_session_equals_recompute(size: str, cache: type) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("most", [1, 3, 100])
 def test_conversations_in_pages_equal_recompute_however_prompts_are_cut(most: int) -> None:
-    rows = [*PROMPTS.values(), PROMPTS["several"], prompt(1, "c", 2, 3, "b", 4)]
+    rows = [*PROMPTS.values(), PROMPTS["several"]]
     assert shared_equals_recompute(ours(reference("as published")), rows, tokens=200, page=2, most=most)
 
 
@@ -292,11 +272,7 @@ def test_conversations_in_pages_equal_recompute_however_prompts_are_cut(most: in
 def test_a_ragged_batch_equals_each_row_alone_packed_or_padded() -> None:
     system = ours(reference("as published"))
     assert rows_stand_alone(system, PROMPTS)
-    batch = pack(list(PROMPTS.values()), capacity=40, pad_id=0)
-    assert batch.packed
-    found = torch.cat([system(batch_of(one))[0] for one in PROMPTS.values()])
-    made = torch.cat([row[:length] for row, length in zip(system(batch), batch.lengths, strict=True)])
-    assert close(made.sort(0).values, found.sort(0).values)
+    assert documents_stand_alone(system, PROMPTS, capacity=40)
 
 
 # Trained --------------------------------------------------------------------------------------------------------------

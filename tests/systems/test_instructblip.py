@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import processors
-from torch import nn
 
 import scops
 from scops.checkpoints.write import save_tensors
@@ -19,61 +18,41 @@ from scops.core.sample import Media, Sample, Text, Turn
 from scops.data.processor import Processor
 from scops.data.tokenizer import Tokenizer
 from scops.language.llama import LlamaSpec
-from scops.language.t5 import T5Spec
-from scops.models.recompute import Recompute
 from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import instructblip
 from tests import tiny
 from tests.conftest import batch_of, close, randomise
-from tests.systems import test_blip2
-from tests.systems.test_blip2 import EYE, IMAGE, QUERIES, published, row
+from tests.systems import blip2_rows
+from tests.systems.blip2_rows import (
+    EYE,
+    QUERIES,
+    SIZES,
+    SMALL_T5,
+    given,
+    logits_equal,
+    peer,
+    published,
+    questions,
+    replies_equal,
+    told,
+)
 from tests.systems.test_stages import follow
-from tests.twins import cache_of, cached_equals_recompute, come_back_bitwise, rows_stand_alone, shared_equals_recompute
-from tests.twins import follow as steps
+from tests.twins import (
+    cache_of,
+    cached_equals_recompute,
+    come_back_bitwise,
+    replies_equal_recompute,
+    rows_stand_alone,
+    shared_equals_recompute,
+)
 
 transformers = pytest.importorskip("transformers")
 
-TEXT: dict[str, dict[str, Any]] = {
-    "llama": {
-        "model_type": "llama", "vocab_size": 61, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-    },
-    "t5": test_blip2.TEXT["t5"],
-}  # fmt: skip
-SIZES = {name: (vision, qformer | {"max_position_embeddings": 20}, queries)
-         for name, (vision, qformer, queries) in test_blip2.SIZES.items()}  # fmt: skip
 KINDS = ("llama", "t5")
-ASKED, READ = [[2, 7, 8, 9, 11], [2, 5]], [[3, 4, 5, 6], [7, 8, 9, 10, 11, 12, 13]]
-"""By row, an instruction in the language model's ids and in the Q-Former's."""
-
-
-def reference(kind: str, size: str = "small") -> nn.Module:
-    vision, qformer, queries = SIZES[size]
-    config = transformers.InstructBlipConfig(
-        vision_config=vision, qformer_config=qformer, text_config=TEXT[kind], num_query_tokens=queries,
-        image_token_index=IMAGE,
-    )  # fmt: skip
-    made = transformers.InstructBlipForConditionalGeneration(config)
-    if kind == "t5":
-        made.language_model.lm_head.weight = nn.Parameter(torch.empty_like(made.language_model.lm_head.weight))
-    randomise(made)
-    for layer in made.vision_model.encoder.layers:
-        width = vision["hidden_size"]
-        nn.init.zeros_(layer.self_attn.qkv.bias[width : 2 * width])
-    return made
-
-
-def ours(theirs: nn.Module) -> tuple[Any, instructblip.Spec]:
-    spec = instructblip.spec_of(json.loads(json.dumps(theirs.config.to_dict())))
-    assert spec is not None
-    spec = instructblip.settled(spec, {name: tuple(x.shape) for name, x in published(theirs).items()})
-    system = instructblip.build(spec)
-    system.load_state_dict(instructblip.KEYS["transformers"](spec).load(published(theirs)))
-    return system.eval(), spec
-
-
-def told(one: Example, *words: list[int]) -> Example:
-    return replace(one, words={"image": tuple(np.array(ids) for ids in words)}) if words else one
+READ = [[3, 4, 5, 6], [7, 8, 9, 10, 11, 12, 13]]
+"""By row, an instruction in the Q-Former's ids."""
+reference = partial(peer, "InstructBlip")
+ours = partial(blip2_rows.ours, instructblip)
 
 
 @torch.no_grad()
@@ -82,25 +61,12 @@ def told(one: Example, *words: list[int]) -> Example:
 def test_tokens_and_logits_equal_transformers_with_instructions_of_unequal_length(kind: str, size: str) -> None:
     theirs = reference(kind, size)
     system, spec = ours(theirs)
-    room, side = spec.qformer.queries, spec.vision.image
-    pixels, replies = torch.randn(2, 3, side, side), [[0, 4, 6], [0, 9]]
-    made_rows = [
-        told(row(kind, text, reply, room, pixel), words)
-        for text, reply, pixel, words in zip(ASKED, replies, pixels, READ, strict=True)
-    ]
-    batch = batch_of(*made_rows)
-    tokens, made = system.connect(batch)["image"], system(batch)
-    for at, one in enumerate(made_rows):
-        read = torch.tensor([READ[at]])
-        asked = {"pixel_values": pixels[at : at + 1], "qformer_input_ids": read}
-        seen = theirs.get_image_features(**asked, qformer_attention_mask=torch.ones_like(read)).pooler_output
-        assert close(tokens[at], seen[0])
-        asked |= {"input_ids": torch.tensor([[IMAGE] * room + ASKED[at]])}
-        if kind == "t5":
-            found = theirs(**asked, decoder_input_ids=torch.tensor([replies[at]])).logits[0]
-            assert close(made[at, one.reply : len(one)], found)
-        else:
-            assert close(made[at, : len(one)], theirs(**asked).logits[0])
+    made = questions(kind, spec, READ)
+    tokens = system.connect(batch_of(*made))["image"]
+    for one, found in zip(made, tokens, strict=True):
+        asking = {name: x for name, x in given([one]).items() if name.startswith(("pixel", "qformer"))}
+        assert close(found, theirs.get_image_features(**asking).pooler_output[0])
+    assert logits_equal(system, theirs, made)
 
 
 @torch.no_grad()
@@ -108,27 +74,7 @@ def test_tokens_and_logits_equal_transformers_with_instructions_of_unequal_lengt
 def test_greedy_replies_equal_transformers_also_padded(kind: str) -> None:
     theirs = reference(kind)
     system, spec = ours(theirs)
-    room, pixels = spec.qformer.queries, torch.randn(2, 3, spec.vision.image, spec.vision.image)
-    ids, real = torch.full((2, room + 5), 1), torch.zeros(2, room + 5, dtype=torch.long)
-    for at, text in enumerate(ASKED):
-        ids[at, 5 - len(text) :], real[at, 5 - len(text) :] = torch.tensor([IMAGE] * room + text), 1
-    read, is_read = torch.zeros(2, 7, dtype=torch.long), torch.zeros(2, 7, dtype=torch.long)
-    for at, words in enumerate(READ):
-        read[at, : len(words)], is_read[at, : len(words)] = torch.tensor(words), 1
-    more = {"min_new_tokens": 9, "max_new_tokens": 9, "do_sample": False}
-    found = theirs.generate(
-        pixels, read, is_read, input_ids=ids, attention_mask=real, **more
-    )[:, -9:]  # fmt: skip
-    end = theirs.language_model.generation_config.eos_token_id
-    rows_ = [
-        told(row(kind, text, [0], room, pixel), words) for text, pixel, words in zip(ASKED, pixels, READ, strict=True)
-    ]
-    session, made = system.session(batch_of(*rows_), 40), []
-    for _ in range(9):
-        session.logits_BV[:, end] = -torch.inf
-        made.append(session.logits_BV.argmax(-1))
-        session.step(made[-1])
-    assert torch.stack(made, 1).tolist() == found.tolist()
+    assert replies_equal(system, theirs, questions(kind, spec, READ))
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -189,9 +135,7 @@ def test_configurations_go_both_ways(size: str) -> None:
 READS = QFormerSpec(8, 10, 3, 2, queries=QUERIES, width=12, vocab=53, context=20)
 TINY = {
     "llama": instructblip.Spec(EYE, READS, LlamaSpec(dim=16, hidden=20, layers=2, heads=2, kv_heads=1, vocab=53)),
-    "t5": instructblip.Spec(
-        EYE, READS, T5Spec(dim=16, hidden=20, layers=2, heads=2, head_dim=5, vocab=53, buckets=8, farthest=9)
-    ),
+    "t5": instructblip.Spec(EYE, READS, SMALL_T5),
 }
 
 
@@ -199,7 +143,7 @@ def rows(kind: str) -> dict[str, Example]:
     """Pictures of a row are read with words of unequal length."""
     return {
         name: told(one, *([5 + number] * (number + 2) for number in range(len(one.spans))))
-        for name, one in test_blip2.rows(kind).items()
+        for name, one in blip2_rows.rows(kind).items()
     }
 
 
@@ -208,8 +152,9 @@ def system_of(kind: str) -> Any:
 
 
 @torch.no_grad()
-def test_a_ragged_batch_with_llama_equals_each_row_alone() -> None:
-    assert rows_stand_alone(system_of("llama"), rows("llama"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_ragged_batch_equals_each_row_alone(kind: str) -> None:
+    assert rows_stand_alone(system_of(kind), rows(kind))
 
 
 @torch.no_grad()
@@ -228,14 +173,9 @@ def test_shared_sessions_equal_recompute(kind: str, most: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [FixedCache, GrowingCache])
-def test_cached_sessions_with_t5_equal_recompute_and_rows_stand_alone(cache: type) -> None:
-    system, made = system_of("t5"), rows("t5")
-    for logits, (name, one) in zip(system(batch_of(*made.values())), made.items(), strict=True):
-        assert close(logits[one.reply : len(one)], system(batch_of(one))[0, one.reply :]), name
-    examples = list(made.values())
-    session = system.cached(batch_of(*examples), cache_of(cache, len(examples), 20))
-    ids_BS = torch.randint(2, 50, (len(examples), 7))
-    assert close(steps(session, ids_BS), steps(Recompute(system, [batch_of(one) for one in examples]), ids_BS))
+def test_cached_sessions_with_t5_equal_recompute(cache: type) -> None:
+    examples = list(rows("t5").values())
+    assert replies_equal_recompute(system_of("t5"), examples, cache_of(cache, len(examples)), more=7)
 
 
 @torch.no_grad()

@@ -32,36 +32,17 @@ from scops.encoders.selected import Selected, Selection
 from scops.encoders.vit import Vit, VitSpec
 from scops.language.llama import LlamaSpec
 from scops.nn import lora
-from scops.nn.cache import FixedCache, GrowingCache
 from scops.systems import llava, llava_next, spec_to_json
 from scops.systems.llava_wording import TEMPLATES
 from tests import tiny
 from tests.conftest import Golden, batch_of, close, randomise
 from tests.data.vocabularies import metaspace
-from tests.systems.llava_rows import ORDERS, drawn, equal, ours, peer, processor, reads_alike, row, rows
+from tests.systems.llava_rows import ORDERS, SMALL, UNUSED, drawn, equal, ours, peer, processor, reads_alike, row, rows
+from tests.systems.pieces import SESSIONS, equals_recompute
 from tests.systems.test_stages import LANGUAGE, follow, pictures
-from tests.twins import (
-    STEPS,
-    cache_of,
-    cached_equals_recompute,
-    come_back_bitwise,
-    rows_stand_alone,
-    shared_equals_recompute,
-)
+from tests.twins import come_back_bitwise, rows_stand_alone
 
-TINY = llava.Spec(
-    VitSpec(dim=12, hidden=20, layers=3, heads=2, image=14, patch=7),
-    language=LlamaSpec(dim=24, hidden=36, layers=2, heads=4, kv_heads=2, vocab=60),
-)
-UNUSED = tuple(
-    f"image.encoder.vit.{path}"
-    for path in (
-        "post_norm.weight",
-        "post_norm.bias",
-        *(f"blocks.2.{name}" for name, _ in Vit(TINY.vision).blocks[2].named_parameters()),
-    )
-)
-"""Of the tower, what comes after the hidden state that is taken."""
+TINY = llava.Spec(**SMALL)
 
 # Against transformers -------------------------------------------------------------------------------------------------
 
@@ -369,16 +350,10 @@ def test_a_ragged_batch_equals_each_row_alone() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["fixed", "growing", "paged"])
+@pytest.mark.parametrize("kind", SESSIONS)
 def test_cached_sessions_equal_recomputing(kind: str) -> None:
     system, examples = randomise(llava.build(TINY)), [*rows(llava.layout(TINY).media["image"]).values()]
-    if kind == "paged":
-        assert shared_equals_recompute(system, examples, tokens=400, page=3, most=5)
-    else:
-        cache = cache_of(
-            FixedCache if kind == "fixed" else GrowingCache, len(examples), max(map(len, examples)) + STEPS
-        )
-        assert cached_equals_recompute(system, examples, cache)
+    assert equals_recompute(system, examples, kind)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

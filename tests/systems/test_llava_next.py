@@ -21,39 +21,33 @@ from scops.data.errors import MediaError, TooLong
 from scops.data.processor import Processor
 from scops.data.template import segments
 from scops.data.tiling import BestFit
-from scops.encoders.vit import Vit, VitSpec
-from scops.language.llama import LlamaSpec
-from scops.nn.cache import FixedCache, GrowingCache
+from scops.encoders.vit import VitSpec
 from scops.systems import llava, llava_next
 from scops.systems.llava_wording import TEMPLATES
 from tests import tiny
 from tests.conftest import GOLDENS, batch_of, randomise
 from tests.data.vocabularies import metaspace
-from tests.systems.llava_rows import ORDERS, SIZES, drawn, equal, ours, peer, processor, reads_alike, row, rows
-from tests.systems.pieces import BROKEN, ODD
+from tests.systems.llava_rows import (
+    ORDERS,
+    SIZES,
+    SMALL,
+    UNUSED,
+    drawn,
+    equal,
+    ours,
+    peer,
+    processor,
+    reads_alike,
+    row,
+    rows,
+    sizes_of_rows,
+)
+from tests.systems.pieces import BROKEN, ODD, SESSIONS, equals_recompute
 from tests.systems.test_stages import LANGUAGE, follow
-from tests.twins import (
-    STEPS,
-    cache_of,
-    cached_equals_recompute,
-    come_back_bitwise,
-    rows_stand_alone,
-    shared_equals_recompute,
-)
+from tests.twins import come_back_bitwise, rows_stand_alone
 
-TINY = llava_next.Spec(
-    VitSpec(dim=12, hidden=20, layers=3, heads=2, image=14, patch=7),
-    language=LlamaSpec(dim=24, hidden=36, layers=2, heads=4, kv_heads=2, vocab=60, context=900),
-)
+TINY = llava_next.Spec(**SMALL)
 POINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
-UNUSED = tuple(
-    f"image.encoder.vit.{path}"
-    for path in (
-        "post_norm.weight",
-        "post_norm.bias",
-        *(f"blocks.2.{name}" for name, _ in Vit(TINY.vision).blocks[2].named_parameters()),
-    )
-)
 
 # Against transformers -------------------------------------------------------------------------------------------------
 
@@ -72,11 +66,9 @@ PEERS = {
 def test_logits_and_replies_equal_transformers(name: str) -> None:
     theirs = peer("LlavaNext", **{"image_grid_pinpoints": POINTS, **PEERS[name]})
     spec, system = ours(llava_next, theirs)
-    media, used = llava_next.layout(spec).media["image"], 0
-    for order, entries in ORDERS.items():
-        sizes = [SIZES[(used + number) % len(SIZES)] for number in range(entries.count(None))]
-        used += len(sizes)
-        assert equal(system, theirs, row(entries, media, sizes), sizes), order
+    media = llava_next.layout(spec).media["image"]
+    for order, sizes in sizes_of_rows().items():
+        assert equal(system, theirs, row(ORDERS[order], media, sizes), sizes), order
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -375,16 +367,10 @@ def test_a_ragged_batch_equals_each_row_alone(merge: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["fixed", "growing", "paged"])
+@pytest.mark.parametrize("kind", SESSIONS)
 def test_cached_sessions_equal_recomputing(kind: str) -> None:
     system, examples = randomise(llava_next.build(TINY)), [*rows(llava_next.layout(TINY).media["image"]).values()]
-    if kind == "paged":
-        assert shared_equals_recompute(system, examples, tokens=900, page=3, most=5)
-    else:
-        cache = cache_of(
-            FixedCache if kind == "fixed" else GrowingCache, len(examples), max(map(len, examples)) + STEPS
-        )
-        assert cached_equals_recompute(system, examples, cache)
+    assert equals_recompute(system, examples, kind)
 
 
 def test_llama_3_and_yi_are_asked_as_published() -> None:

@@ -147,9 +147,8 @@ def test_weights_of_the_other_release_do_not_fit(of: str, other: str) -> None:
 def test_a_folder_of_the_authors_is_recognised_and_answers(release: str, tmp_path: Path) -> None:
     """config.json says nothing of the arrangement; pictures of 28 pixels are no release's."""
     golden, spec = Golden(release), spec_of(Golden(release))
-    model = scops.create("mplug-owl3", asdict(replace(spec, language=replace(spec.language, vocab=307, context=600))),
-                         tokenizer=tiny.qwen_tokenizer(), pretrained=False)  # fmt: skip
-    randomise(model.module)
+    sizes = asdict(replace(spec, language=replace(spec.language, vocab=307, context=600)))
+    model = tiny.made("mplug-owl3", sizes, tiny.qwen_tokenizer())
     model.save(tmp_path, layout="authors")
     config = json.loads((tmp_path / "config.json").read_text())
     del config["scops"]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from scops.systems import open_flamingo, spec_from_json, spec_to_json
 from scops.systems.open_flamingo import GptNeoxSpec, MptSpec, PerceiverSpec, VitSpec
 from tests import tiny
 from tests.conftest import Golden, batch_of, close, example, randomise
+from tests.systems import marked
 from tests.systems.test_stages import follow
 from tests.twins import (
     cache_of,
     cached_equals_recompute,
     come_back_bitwise,
+    documents_stand_alone,
     published,
     rows_stand_alone,
     shared_equals_recompute,
@@ -316,37 +319,13 @@ def test_answers_depend_on_examples_and_go_through_chat() -> None:
 
 
 def test_marks_and_pictures_must_be_as_many() -> None:
-    system, one = randomise(open_flamingo.build(TINY)), prompt(1, "a", 2, "b", 3)
-    for shown in (1, 3):
-        wrong = replace(batch_of(one), media={"image": torch.stack([picture(1)] * shown)}, tiles={})
-        with pytest.raises(ValueError, match=f"marks the places of 2 items of 'image', but there are {shown}"):
-            system(wrong)
+    assert marked.other_counts_are_refused(randomise(open_flamingo.build(TINY)), PROMPTS["several"])
 
 
 # Sessions -------------------------------------------------------------------------------------------------------------
 
 
-def picture(number: int) -> Tensor:
-    return 2 * torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(number))
-
-
-def prompt(*parts: int | str) -> Example:
-    """Numbers are ids; letters are pictures, each with a mark."""
-    shown = [part for part in parts if isinstance(part, str)]
-    ids = [MARK if isinstance(part, str) else part for part in parts]
-    spans = tuple((at, 0) for at, part in enumerate(parts) if isinstance(part, str))
-    made = example(ids, spans, [picture(ord(name)) for name in shown])
-    return replace(made, digests={"image": tuple(shown)} if shown else {})
-
-
-PROMPTS = {
-    "none": prompt(1, 2, 3, 4, 5),
-    "first": prompt("a", 5, 6, 7),
-    "last": prompt(1, 9, 8, 7, "b"),
-    "adjacent": prompt(1, 3, "a", "b", "a", 4),
-    "several": prompt(1, "c", 2, 3, "a", 4, "b", 8, 9, 10),
-    "alone": prompt("b"),
-}
+prompt, PROMPTS = partial(marked.prompt, MARK), marked.prompts(MARK)
 
 
 @torch.no_grad()
@@ -362,7 +341,7 @@ def test_cached_session_equals_recompute(language: str, cache: type) -> None:
 @pytest.mark.parametrize("language", ["mpt", "gpt-neox"])
 def test_conversations_in_pages_equal_recompute_however_prompts_are_cut(language: str, most: int) -> None:
     system = randomise(open_flamingo.build(replace(TINY, language=LANGUAGES[language])))
-    rows = [*PROMPTS.values(), PROMPTS["several"], prompt(1, "c", 2, 3, "b", 4)]  # one begins as another
+    rows = [*PROMPTS.values(), PROMPTS["several"]]
     assert shared_equals_recompute(system, rows, tokens=200, page=2, most=most)
 
 
@@ -384,14 +363,7 @@ def test_a_ragged_batch_equals_each_row_alone() -> None:
 
 @torch.no_grad()
 def test_packed_documents_see_their_own_pictures_alone() -> None:
-    system, batch = randomise(open_flamingo.build(TINY)), pack(list(PROMPTS.values()), capacity=20, pad_id=0)
-    assert batch.packed
-    found, out = {}, system(batch)
-    for row, starts in enumerate(batch.documents):
-        for start, end in zip(starts, (*starts[1:], batch.lengths[row]), strict=True):
-            found[tuple(batch.ids_BT[row, start:end].tolist())] = out[row, start:end]
-    for one in PROMPTS.values():
-        assert close(found[tuple(one.ids_T.tolist())], system(batch_of(one))[0])
+    assert documents_stand_alone(randomise(open_flamingo.build(TINY)), PROMPTS, capacity=20)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from scops.core.layout import UNCUT
 from scops.systems import owl_small
 from tests.conftest import batch_of, close, example
 from tests.systems.test_stages import ROOM, SIDE, SMALL, small
-from tests.twins import STEPS, follow, numbered, recomputed, rows_stand_alone
+from tests.twins import STEPS, follow, recomputed, rows_stand_alone
 
 ROWS = {
     "first": ([0] * ROOM + [5, 6, 7], (0,)),
@@ -33,7 +33,7 @@ def test_cached_session_equals_recompute() -> None:
 
 @torch.no_grad()
 def test_a_ragged_batch_equals_each_row_alone() -> None:
-    assert rows_stand_alone(small(SMALL), numbered(rows()))
+    assert rows_stand_alone(small(SMALL), rows())
 
 
 @torch.no_grad()

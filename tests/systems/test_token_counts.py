@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from scops.connectors import abstractor, h_reducer, qformer
 from scops.core.batch import Example, Tiles
-from scops.core.layout import WHOLE, Arranged, Layout, MediaLayout, Numbered, Slot, Special, Written
+from scops.core.layout import WHOLE, Arranged, Layout, MediaLayout, Numbered, Slot
 from scops.core.sample import Media, Sample, Text, Turn
+from scops.core.template import Special, Written
 from scops.data.collate import pad
 from scops.data.errors import NothingToLearn, TooLong
 from scops.data.image import Sized

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from scops.core.layout import Role, Special, Template, Written
+from scops.core.template import Role, Special, Template, Written
 from scops.systems import llama
 
 NEXT = (Written("\n"),)
