@@ -25,6 +25,7 @@ from scops.core.stage import Stage
 from scops.data.collate import pack, pad
 from scops.nn import lora
 from scops.nn.initialise import initialise
+from scops.nn.training import train_blocks
 from scops.systems import owl_small
 from scops.train.optimise import Optimiser
 from scops.train.stage import enter
@@ -52,6 +53,7 @@ class Case:
 
     Args:
         capacity: tokens of a packed row.
+        compiled: torch compiles our blocks, before anything is timed.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Case:
     capacity: int
     stage: Stage
     dtype: torch.dtype
+    compiled: bool = False
 
 
 CASES = [
@@ -68,6 +71,7 @@ CASES = [
     for mix, words in {"LLaVA-like": (TILES, LLAVA, 6, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
     for stage in STAGES
 ]
+CASES += [replace(case, name=f"{case.name}, compiled", compiled=True) for case in CASES if case.stage.lora]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def ours(case: Case) -> Side:
     system, batch = parts(case), rows(case, packed=True)
     learns = enter(system, case.stage)
     _fill_adapters(system)
+    train_blocks(system, compiled=case.compiled)
 
     def forward_back() -> Step:
         found = gradients(system, "next_token", [batch], learns, state={}, clip=case.stage.clip, where="bench")
