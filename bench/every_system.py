@@ -202,7 +202,7 @@ def trained(
     """The folder with the system at its end, the mean loss at the beginning and end of each stage, and seconds."""
     published = module_of(find(small.size)[0]).STAGES[small.recipe or small.size]
     if small.speaks:
-        alone = shortened(published[-1], small, "words") | {"train": ["language"], "lr_of": {}, "lora": False}
+        alone = shortened(published[-1], small, "words") | {"train": [*small.speaks], "lr_of": {}, "lora": False}
         first = start(run_of(small, "words", [alone], first, sets, data)).final
     last = "captions" if small.asked == CAPTIONS else "questions"
     stages = [shortened(stage, small, "captions" if stage is not published[-1] else last) for stage in published]

@@ -30,7 +30,7 @@ class Small:
     tower: where its vision transformer is.
     roles: tokens at the beginning and end of a text, and in empty places.
     asked: PICTURES, CLIPS or CAPTIONS.
-    speaks: whether its language model learns words before it sees anything, as published ones did.
+    speaks: its language model, which learns words before it sees anything, as published ones did.
     recipe: of its system's STAGES; "" for that named as the size.
     lr: in place of the published rates, which are those of far larger models.
     """
@@ -40,7 +40,7 @@ class Small:
     tower: str = "image.encoder"
     roles: Roles = BOS
     asked: str = PICTURES
-    speaks: bool = True
+    speaks: tuple[str, ...] = ("language",)
     recipe: str = ""
     lr: float = 1e-3
 
@@ -87,7 +87,7 @@ def small_systems(words: int) -> dict[str, Small]:
                 "vision": tower, "fusion": {"layers": 4, "live": 3, "stride": 2}, "reading": 2,
                 "text": plain | {"layers": 3}, "pairing": {"space": 64, "queue": 256, "mask": words - 8},
             },
-            roles=BERT, speaks=False,
+            roles=BERT, speaks=(),
         ),
         "open-flamingo": Small(
             "openflamingo-3b-vitl-mpt1b", {"vision": tower, "perceiver": perceiver, "language": mpt, "gates": gates}, roles=END,
@@ -98,10 +98,10 @@ def small_systems(words: int) -> dict[str, Small]:
         ),
         "blip2-qformer": Small(
             "blip2-qformer", {"vision": tower, "qformer": reading, "pairing": {"space": 64}, "opens": words - 11},
-            roles=DEC, asked=CAPTIONS, speaks=False,
+            roles=DEC, asked=CAPTIONS, speaks=(),
         ),
         "blip2, OPT": Small("blip2-opt-2.7b", eva | {"language": plain}, roles=BOS),
-        "blip2, FlanT5": Small("blip2-flan-t5-xl", eva | {"language": t5}, roles=T5),
+        "blip2, FlanT5": Small("blip2-flan-t5-xl", eva | {"language": t5}, roles=T5, speaks=("encoder", "decoder")),
         "instructblip": Small("instructblip-vicuna-7b", eva | {"qformer": reading, "language": llama}),
         "minigpt4": Small(
             "minigpt4-7b", {"vision": tower, "connector": {"kind": "QFormerSpec"} | asking, "language": llama}, recipe="minigpt4"
