@@ -190,9 +190,10 @@ def run_of(
 
 
 def shortened(stage: Stage, small: Small, data: str) -> dict[str, Any]:
+    sees = {"image", "image.encoder"} & {*stage.train}
     return {
         "name": stage.name, "data": [data], "max_steps": STEPS, "batch": BATCH, "learning_rate": small.lr, "min_lr": 0.0,
-        "lr_of": dict.fromkeys(stage.lr_of, small.lr / 4), "warmup_steps": STEPS // 10, "weight_decay": 0.05,
+        "lr_of": {"image.encoder": small.lr / 4} if sees and stage.lr_of else {}, "warmup_steps": STEPS // 10, "weight_decay": 0.05,
     }  # fmt: skip
 
 

@@ -11,11 +11,11 @@ BOS: Roles = ("<s>", "</s>", "<unk>")
 END: Roles = (None, "<|endoftext|>", "<PAD>")
 BERT: Roles = ("[CLS]", "[SEP]", "[PAD]")
 DEC: Roles = ("[DEC]", "[SEP]", "[PAD]")
-T5: Roles = (None, "</s>", "[PAD]")
+T5: Roles = (None, "</s>", "<pad>")
 """Which tokens begin a text, end it and fill up rows."""
 SPECIALS = (
-    "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[DEC]", "<|endoftext|>", "<PAD>", "<|endofchunk|>", "<image>",
-    "<fake_token_around_image>", "<end_of_utterance>",
+    "<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[DEC]", "<|endoftext|>", "<PAD>",
+    "<|endofchunk|>", "<image>", "<fake_token_around_image>", "<end_of_utterance>",
 )  # fmt: skip
 """Of all systems together, behind the words of the demo's tokenizer."""
 
@@ -52,6 +52,10 @@ def small_systems(words: int) -> dict[str, Small]:
         words: of the tokenizer.
     """
     tower = TOWER
+
+    def id_of(special: str) -> int:
+        return words - len(SPECIALS) + SPECIALS.index(special)
+
     llama: dict[str, Any] = {
         "dim": 128, "hidden": 384, "layers": 2, "heads": 4, "kv_heads": 4, "vocab": words, "context": 1024, "tied": True,
     }  # fmt: skip
@@ -85,7 +89,7 @@ def small_systems(words: int) -> dict[str, Small]:
             "mplug-base",
             {
                 "vision": tower, "fusion": {"layers": 4, "live": 3, "stride": 2}, "reading": 2,
-                "text": plain | {"layers": 3}, "pairing": {"space": 64, "queue": 256, "mask": words - 8},
+                "text": plain | {"layers": 3}, "pairing": {"space": 64, "queue": 256, "mask": id_of("[MASK]")},
             },
             roles=BERT, speaks=(),
         ),
@@ -97,7 +101,7 @@ def small_systems(words: int) -> dict[str, Small]:
             "idefics-9b-instruct", {"vision": tower, "perceiver": perceiver, "language": llama | {"tied": False}, "every": 1}
         ),
         "blip2-qformer": Small(
-            "blip2-qformer", {"vision": tower, "qformer": reading, "pairing": {"space": 64}, "opens": words - 11},
+            "blip2-qformer", {"vision": tower, "qformer": reading, "pairing": {"space": 64}, "opens": id_of("[CLS]")},
             roles=DEC, asked=CAPTIONS, speaks=(),
         ),
         "blip2, OPT": Small("blip2-opt-2.7b", eva | {"language": plain}, roles=BOS),

@@ -68,7 +68,7 @@ class Case:
 
 CASES = [
     Case(f"{mix}, {stage}", *words, STAGES[stage], torch.bfloat16)
-    for mix, words in {"LLaVA-like": (TILES, LLAVA, 6, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
+    for mix, words in {"LLaVA-like": (TILES, LLAVA, 8, 1024), "demo": (TINY, DEMO, 32, 512)}.items()
     for stage in STAGES
 ]
 CASES += [replace(case, name=f"{case.name}, compiled", compiled=True) for case in CASES if case.stage.lora]
