@@ -136,10 +136,11 @@ ROWS = (
     Row("ureader", "UReader", "mPLUG family", reader("ureader")),
     Row("docowl1.5", "DocOwl 1.5", "mPLUG family", reader("docowl15")),
     Row(
-        "docowl2", "DocOwl2", "mPLUG family",  # its compressor alone is compared, with a copy of the code: not the whole
+        "docowl2", "DocOwl2", "mPLUG family",  # its compressor equals a copy of the code, the whole a twin in plain operations
         {
             BUILT: "systems.test_docowl2.test_full_size_is_docowl15s_and_a_compressor",
             READS: "systems.test_docowl2.test_keys_round_trip_bitwise",
+            EQUAL: "systems.test_docowl2_whole.test_pages_become_the_logits_of_plain_operations",
             CACHED: "systems.test_docowl2.test_cached_session_equals_recompute",
             TRAINS: "systems.test_stages.test_stages_of_docowl2_move_exactly_what_they_name",
             ANSWERS: "systems.test_answers.test_a_loaded_folder_answers[docowl2]",
