@@ -5,8 +5,6 @@ a corpus. Then come the published stages, with their objectives and what they tr
 Captions stand where a stage learns from pairs, questions (bench.sorts) where it learns from instructions.
 """
 
-import argparse
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,8 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import scops
-from bench.family import before
-from bench.pair import HOME, Settings, beginning, head, keep
+from bench.learning import before, curve, losses_of, parser, percent
+from bench.pair import Settings, beginning, head, keep
 from bench.small_systems import BERT, CAPTIONS, CLIPS, SPECIALS, TOWER, Small, small_systems
 from bench.sorts import ASKED, GROUPS, HELD, MOST, SORTS, TRAINED, Part, Row, rows_of, said, save_rows, share, shown
 from scops.core.stage import Stage
@@ -45,8 +43,6 @@ SEEING, SEEING_LR = 1500, 1e-3
 CLIPS_MADE, CLIPS_HELD, FPS, EACH = 2400, 60, 4, 4
 """Clips to learn from, and held out in each group; so many frames a second, and of each of the two things."""
 WHEN = ("first", "last")
-SMOOTH = 3
-"""Log lines whose mean loss stands for the beginning and for the end of a stage."""
 
 
 # What is learnt -------------------------------------------------------------------------------------------------------
@@ -208,12 +204,7 @@ def trained(
     last = "captions" if small.asked == CAPTIONS else "questions"
     stages = [shortened(stage, small, "captions" if stage is not published[-1] else last) for stage in published]
     done = start(run_of(small, "published", stages, first, sets, data))
-    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    losses = {}
-    for stage in published:
-        curve = [line["loss"] for line in lines if line.get("stage") == stage.name and "loss" in line]
-        losses[stage.name] = [sum(some) / len(some) for some in (curve[:SMOOTH], curve[-SMOOTH:])]
-    return done.final, losses, done.seconds
+    return done.final, losses_of(done.folder, published), done.seconds
 
 
 def answered(model: Model, small: Small, held: Sequence[Thing], data: Path) -> float:
@@ -240,15 +231,11 @@ def prior(things: Sequence[Thing]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.every_system")
-    parser.add_argument("--data", type=Path, default=Path("runs/demo/data"), help="drawn by scops demo (%(default)s)")
-    parser.add_argument(
+    options = parser("every_system", Path("runs/every"))
+    options.add_argument(
         "--words", type=Path, default=Path("runs/demo/tokenizer"), help="made by scops demo (%(default)s)"
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/every"), help="where they are trained (%(default)s)")
-    parser.add_argument("--only", default="", help="systems whose name contains this; the others stay as kept")
-    parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
-    asked = parser.parse_args()
+    asked = options.parse_args()
     data, folder = asked.data.absolute(), asked.folder.absolute()
     rows = rows_of(data, TRAINED, MOST)
     held = {group: rows_of(data, file, HELD) for group, file in GROUPS.items()}
@@ -301,11 +288,10 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|--:|" + "--:|" * len(groups),
     ]  # fmt: skip
     for about, shares in result["prior"].items():
-        lines.append(f"| words alone | {about} | | | " + " | ".join(f"{100 * shares[g]:.0f} %" for g in groups) + " |")
+        lines.append(f"| words alone | {about} | | | " + " | ".join(percent(shares, groups)) + " |")
     for name, one in result["trained"].items():
-        curve = "; ".join(f"{stage} {first:.2f} to {last:.2f}" for stage, (first, last) in one["losses"].items())
-        shares = " | ".join(f"{100 * one['right'][group]:.0f} %" for group in groups)
-        lines.append(f"| {name} | {one['asked']} | {curve} | {one['seconds']:.0f} | {shares} |")
+        shares = " | ".join(percent(one["right"], groups))
+        lines.append(f"| {name} | {one['asked']} | {curve(one['losses'])} | {one['seconds']:.0f} | {shares} |")
     return "\n".join(lines) + "\n"
 
 

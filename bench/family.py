@@ -3,8 +3,6 @@
 The question is that of bench.sorts.
 """
 
-import argparse
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,15 +12,14 @@ from typing import Any
 import torch
 
 import scops
-from bench.pair import HOME, Settings, beginning, head, keep
+from bench.learning import before, curve, losses_of, parser, percent
+from bench.pair import Settings, beginning, head, keep
 from bench.sorts import ASKED, GROUPS, HELD, MOST, TRAINED, Row, rows_of, said, save_rows, share, shown
 from scops.model.training import start
 from scops.systems.composed import SIZES, STAGES
 from scops.train.run import Run
 
 PACKING, BATCH = 512, 16
-SMOOTH = 3
-"""Log lines whose mean loss stands for the beginning and for the end of a stage."""
 
 
 def run_of(size: str, rows: Path, data: Path, folder: Path) -> Run:
@@ -38,11 +35,7 @@ def trained(size: str, rows: Path, data: Path, folder: Path, held: Mapping[str, 
     """The member's curve and what it answers in the end."""
     shutil.rmtree(folder / size, ignore_errors=True)
     done = start(run_of(size, rows, data, folder))
-    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    losses = {}
-    for stage in STAGES[size]:
-        curve = [line["loss"] for line in lines if line.get("stage") == stage.name and "loss" in line]
-        losses[stage.name] = [sum(some) / len(some) for some in (curve[:SMOOTH], curve[-SMOOTH:])]
+    losses = losses_of(done.folder, STAGES[size])
     model = scops.load(done.final, dtype="bfloat16", merge=True)
     right = {}
     for group, asked in held.items():
@@ -54,12 +47,7 @@ def trained(size: str, rows: Path, data: Path, folder: Path, held: Mapping[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.family")
-    parser.add_argument("--data", type=Path, default=Path("runs/demo/data"), help="drawn by scops demo (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/family"), help="where they are trained (%(default)s)")
-    parser.add_argument("--only", default="", help="sizes that contain this; the others stay as kept")
-    parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
-    asked = parser.parse_args()
+    asked = parser("family", Path("runs/family")).parse_args()
     learnt = rows_of(asked.data, TRAINED, MOST)
     rows = save_rows(
         (([shown(row["picture"]), said(ASKED)], row["sort"]) for row in learnt), asked.folder / "sorts.jsonl"
@@ -80,13 +68,6 @@ def main() -> None:
     print(markdown(result))
 
 
-def before(folder: Path, result: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """What a former run of the same bench kept, which a run of some goes on with: of this machine, learnt from as many rows."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json"))]
-    alike = [one for one in found if one["hardware"] == result["hardware"] and one["asked"] == result["asked"]]
-    return dict(alike[-1][field]) if alike else {}
-
-
 def markdown(result: dict[str, Any]) -> str:
     """The same for readers."""
     tasks = list(result["prior"])
@@ -96,12 +77,11 @@ def markdown(result: dict[str, Any]) -> str:
         f"{' and '.join(map(str, result['asked'].values()))} held-out questions; words alone always say the most frequent sort.", "",
         "| member | tokens of a picture | loss by stage | seconds | " + " | ".join(tasks) + " |",
         "|---|--:|---|--:|" + "--:|" * len(tasks),
-        "| words alone | | | | " + " | ".join(f"{100 * share:.0f} %" for share in result["prior"].values()) + " |",
+        "| words alone | | | | " + " | ".join(percent(result["prior"], tasks)) + " |",
     ]  # fmt: skip
     for size, one in result["members"].items():
-        curve = "; ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in one["losses"].items())
-        shares = " | ".join(f"{100 * one['right'][task]:.0f} %" for task in tasks)
-        lines.append(f"| {size} | {one['tokens']} | {curve} | {one['seconds']:.0f} | {shares} |")
+        shares = " | ".join(percent(one["right"], tasks))
+        lines.append(f"| {size} | {one['tokens']} | {curve(one['losses'])} | {one['seconds']:.0f} | {shares} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from bench.growth import Curve, Point
+from bench.learning import curve, percent
 from bench.pair import HOME
 from scops.checkpoints.write import save_text
 
@@ -153,10 +154,9 @@ def members(results: Sequence[Result]) -> str:
     tasks = list(known[0]["prior"]) if known else []
 
     def lines(result: Result) -> Iterator[Sequence[str]]:
-        yield "words alone", "", *(f"{100 * result['prior'][task]:.0f} %" for task in tasks)
+        yield "words alone", "", *percent(result["prior"], tasks)
         for size, one in result["members"].items():
-            curve = "; ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in one["losses"].items())
-            yield size, curve, *(f"{100 * one['right'][task]:.0f} %" for task in tasks)
+            yield size, curve(one["losses"]), *percent(one["right"], tasks)
 
     return _by_machine(known, ("member", "loss by stage", *tasks), lines)
 
@@ -168,10 +168,9 @@ def trained(results: Sequence[Result]) -> str:
 
     def lines(result: Result) -> Iterator[Sequence[str]]:
         for about, shares in result["prior"].items():
-            yield "words alone", about, "", *(f"{100 * shares[group]:.0f} %" for group in groups)
+            yield "words alone", about, "", *percent(shares, groups)
         for name, one in result["trained"].items():
-            curve = "; ".join(f"{stage} {first:.2f} to {last:.2f}" for stage, (first, last) in one["losses"].items())
-            yield name, one["asked"], curve, *(f"{100 * one['right'][group]:.0f} %" for group in groups)
+            yield name, one["asked"], curve(one["losses"]), *percent(one["right"], groups)
 
     return _by_machine(known, ("system", "asked about", "loss by stage", *groups), lines)
 
