@@ -1,7 +1,7 @@
 """mPLUG-Owl2.1 at random sizes, within and beyond the trained length, against the same in plain operations."""
 
 import random
-from dataclasses import replace
+from functools import partial
 from math import ceil, log, log2
 
 import pytest
@@ -9,50 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from scops.connectors.abstractor import AbstractorSpec
-from scops.core.batch import Example
-from scops.encoders.vit import VitSpec
 from scops.language.qwen import QwenSpec
 from scops.systems import mplug_owl2, mplug_owl21
-from tests.conftest import batch_of, close, example, randomise
-from tests.systems import owl_twin as twin
+from tests.conftest import randomise
 from tests.systems.lavis_twin import Weights, below, named, project
+from tests.systems.owl_rows import Order, drawn_eyes, equal
 
-CASES: tuple[list[int | None], ...] = ([None, 5, 6, 7], [1, 9, 8, None], [1, None, None, 3], [1, 2, 3])
-"""Ids with None for a picture."""
+CASES: tuple[Order, ...] = ([None, 5, 6, 7], [1, 9, 8, None], [1, None, None, 3], [1, 2, 3])
 
 
 def drawn(seed: int) -> mplug_owl21.Spec:
     """Of any sizes; every second is trained on documents shorter than these."""
     draw = random.Random(seed)
-    heads, words, patch, side = draw.randint(1, 4), draw.randint(1, 4), draw.randint(2, 5), draw.randint(2, 5)
-    dim = heads * 4 * draw.randint(1, 3)
-    vision = VitSpec(
-        dim=dim, hidden=draw.randint(7, 30), layers=draw.randint(1, 3), heads=heads, image=patch * side, patch=patch,
-        eps=draw.choice([1e-5, 1e-6]), activation="gelu",
-    )  # fmt: skip
-    abstractor = AbstractorSpec(
-        dim=dim, hidden=draw.randint(5, 30), layers=draw.randint(1, 3), heads=draw.choice([1, heads]),
-        queries=draw.randint(1, 7), eps=draw.choice([1e-5, 1e-6]),
-    )  # fmt: skip
+    vision, abstractor, words = drawn_eyes(draw, unit=4, most=3, activation="gelu")
     language = QwenSpec(
         dim=words * draw.choice([4, 6, 10]), hidden=draw.randint(9, 40), layers=draw.randint(1, 3), heads=words,
         vocab=draw.randint(20, 90), eps=draw.choice([1e-5, 1e-6]), rope_base=draw.choice([1e4, 1e6]),
         trained=5 if seed % 2 else 60, bias=draw.random() < 0.5, stretched=seed % 3 > 0, sharpened=draw.random() < 0.7,
     )  # fmt: skip
     return mplug_owl21.Spec(mplug_owl2.Eyes(vision, abstractor, cls=0, post_norm=draw.random() < 0.5), language)
-
-
-def rows(spec: mplug_owl21.Spec) -> list[Example]:
-    room, side, made = spec.eyes.abstractor.queries + 1, spec.eyes.vision.image, []
-    for order in CASES:
-        ids: list[int] = []
-        spans = []
-        for entry in order:
-            spans += [(len(ids), room)] if entry is None else []
-            ids += [0] * room if entry is None else [entry]
-        made.append(replace(example(ids, tuple(spans), [torch.randn(3, side, side) for _ in spans]), digests={}))
-    return made
 
 
 def logits(w: Weights, x: Tensor, is_media: Tensor, spec: QwenSpec) -> Tensor:
@@ -93,11 +68,5 @@ def test_pictures_become_the_logits_of_plain_operations(seed: int) -> None:
     spec = drawn(seed)
     system = randomise(mplug_owl21.build(spec))
     w = named(mplug_owl21.KEYS["authors"](spec), system)
-    examples, words = rows(spec), w["transformer.wte.weight"]
-    together = system(batch_of(*examples))
-    for number, (order, one) in enumerate(zip(CASES, examples, strict=True)):
-        pixels = torch.stack([torch.from_numpy(picture) for picture in one.media["image"]]) if one.media else None
-        seen = iter(() if pixels is None else twin.sight(below(w, "transformer."), pixels, spec.eyes))
-        x, is_media = twin.spliced(words, [next(seen) if entry is None else [entry] for entry in order])
-        assert close(system.read(batch_of(one))[0], x[None])
-        assert close(together[number, : len(one)], logits(w, x, is_media, spec.language))
+    said = partial(logits, w, spec=spec.language)
+    assert all(equal(system, CASES, spec.eyes, below(w, "transformer."), w["transformer.wte.weight"], said))

@@ -1,65 +1,37 @@
 """mPLUG-Owl for pictures and videos at random sizes, against the same in plain operations and transformers' LLaMA."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from scops.connectors.abstractor import AbstractorSpec
-from scops.core.batch import Example
-from scops.core.layout import WHOLE
-from scops.encoders.vit import VitSpec
 from scops.language.llama import LlamaSpec
 from scops.systems import mplug_owl_video
-from tests.conftest import batch_of, close, example, randomise
+from tests.conftest import batch_of, close, randomise
 from tests.systems import owl_twin as twin
 from tests.systems.lavis_twin import Weights, below, language, named, project
+from tests.systems.owl_rows import Order, drawn_eyes, row
 
-CASES: tuple[tuple[list[int | None], tuple[int, ...]], ...] = (
+CASES: tuple[tuple[Order, tuple[int, ...]], ...] = (
     ([None, 5, 6, 7], (3,)),
     ([1, 9, 8, None], (1,)),
     ([1, None, None, 3], (2, 1)),
     ([1, None, 2, None, 4, None, 6], (1, 5, 2)),
     ([1, 2, 3], ()),
 )
-"""Ids with None for an item, and the frames of each item."""
+"""And the frames of each item."""
 
 
 def drawn(seed: int) -> mplug_owl_video.Spec:
     """Of any sizes."""
     draw = random.Random(seed)
-    heads, words, patch, side = draw.randint(1, 4), draw.randint(1, 4), draw.randint(2, 5), draw.randint(2, 5)
-    dim = heads * 2 * draw.randint(1, 4)
-    vision = VitSpec(
-        dim=dim, hidden=draw.randint(7, 30), layers=draw.randint(1, 3), heads=heads, image=patch * side, patch=patch,
-        eps=draw.choice([1e-5, 1e-6]),
-    )  # fmt: skip
-    abstractor = AbstractorSpec(
-        dim=dim, hidden=draw.randint(5, 30), layers=draw.randint(1, 3), heads=draw.choice([1, heads]),
-        queries=draw.randint(1, 7), eps=draw.choice([1e-5, 1e-6]),
-    )  # fmt: skip
+    vision, abstractor, words = drawn_eyes(draw, unit=2, most=4)
     spoken = LlamaSpec(
         dim=words * draw.choice([4, 6, 10]), hidden=draw.randint(9, 40), layers=draw.randint(1, 3), heads=words,
         kv_heads=draw.choice([1, words]), vocab=draw.randint(20, 90), eps=draw.choice([1e-5, 1e-6]),
     )  # fmt: skip
     return mplug_owl_video.Spec(vision, abstractor, spoken)
-
-
-def rows(spec: mplug_owl_video.Spec) -> list[Example]:
-    room, made = spec.abstractor.queries + 1, []
-    for order, counts in CASES:
-        ids: list[int] = []
-        spans, frames = [], iter(counts)
-        for entry in order:
-            spans += [(len(ids), room, (WHOLE,) * next(frames))] if entry is None else []
-            ids += [0] * room if entry is None else [entry]
-        side = spec.vision.image
-        made.append(
-            replace(example(ids, tuple(spans), [torch.randn(3, side, side) for _ in range(sum(counts))]), digests={})
-        )
-    return made
 
 
 def tokens(w: Weights, frames_TCHW: Tensor, spec: mplug_owl_video.Spec) -> Tensor:
@@ -81,7 +53,7 @@ def test_pictures_and_clips_become_the_logits_of_plain_operations(seed: int) -> 
     system = randomise(mplug_owl_video.build(spec))
     w = named(mplug_owl_video.KEYS["authors"](spec), system)
     reference = language(below(w, "language_model."), spec.language)
-    examples = rows(spec)
+    examples = [row(order, spec.abstractor.queries + 1, spec.vision.image, frames) for order, frames in CASES]
     together = system(batch_of(*examples))
     for number, one in enumerate(examples):
         x = w["language_model.model.embed_tokens.weight"][torch.from_numpy(one.ids_T)].clone()
