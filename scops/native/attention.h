@@ -2,7 +2,12 @@
 #pragma once
 #include "matrix.h"
 
-constexpr int CHUNK = 256;  // keys that one unit of work looks at
+constexpr int CHUNK = 256, SHORT = 64;  // keys that one unit of work looks at, and of a row that has no more than CHUNK
+
+// Tokens of a row, of which `end` is the first that does not belong to it.
+struct Span {
+    int64_t begin, end;
+};
 
 struct Pages {
     int64_t page, heads, width, bfloat16;  // tokens per page, key heads, head width
@@ -14,8 +19,15 @@ struct Pages {
     int64_t at(int64_t row, int64_t head, int64_t token) const {
         return ((int64_t(table[row * longest + token / page]) * heads + head) * page + token % page) * width;
     }
+    int64_t seen(int64_t row) const { return lengths[row] + 1 - from(row); }
+    int64_t chunk(int64_t row) const { return seen(row) <= CHUNK ? SHORT : CHUNK; }  // no matter who else is in the batch
+    int64_t chunks(int64_t row) const { return (seen(row) + chunk(row) - 1) / chunk(row); }
+    Span span(int64_t row, int64_t at) const {  // of a chunk
+        const int64_t begin = from(row) + at * chunk(row);
+        return {begin, std::min(begin + chunk(row), lengths[row] + 1)};
+    }
+    int64_t page_end(int64_t token, int64_t end) const { return std::min(end, (token / page + 1) * page); }
     int64_t from(int64_t row) const { return window ? std::max<int64_t>(0, lengths[row] + 1 - window) : 0; }
-    int64_t chunks(int64_t row) const { return (lengths[row] + 1 - from(row) + CHUNK - 1) / CHUNK; }
 };
 
 // exp(x) for x <= 0, to seven digits: 2^n times a polynomial, so that a loop over it becomes vector instructions.
@@ -36,87 +48,132 @@ inline float exponential(float x) {
     return y * power;
 }
 
+// scores (of the span) += slope times how far each token lies behind the new one
+inline void add_distances(float* scores, const Span& span, int64_t now, float slope) {
+    for (int64_t t = span.begin; t < span.end; t++) scores[t - span.begin] += slope * float(t - now);
+}
+
+// Scores of one query (count) -> weights, not yet divided by their total.
+inline void soften_chunk(float* scores, int64_t count, float& most, float& total) {
+    float high = scores[0], sum = 0;
+#pragma omp simd reduction(max : high)
+    for (int64_t i = 0; i < count; i++) high = std::max(high, scores[i]);
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++) sum += scores[i] = exponential(scores[i] - high);
+    most = high, total = sum;
+}
+
 #if defined(__AVX512BF16__)
-// Sixteen vectors -> their sixteen sums, in order.
-inline __m512 sums_of(const __m512* v) {
-    __m512 fours[4];
-    for (int i = 0; i < 4; i++) {
-        const __m512 *a = v + i * 4;
-        __m512d low = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
-        __m512d high = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
-        fours[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(low, high), (__m512)_mm512_unpackhi_pd(low, high));
+// scores (G, CHUNK) of G queries with `count` keys that lie one behind the other, all bfloat16 and W * 32 wide. What is read
+// next is asked for meanwhile: keys further on, and the same tokens' values.
+template <int W, int G>
+inline void brief_scores(const half_bits* queries, const half_bits* key, const half_bits* value, int64_t count, float scale,
+                         float* scores) {
+    __m512bh asked[G][W];
+    for (int q = 0; q < G; q++)
+        for (int h = 0; h < W; h++) asked[q][h] = (__m512bh)_mm512_loadu_si512(queries + (q * W + h) * 32);
+    for (int64_t k = 0; k < count; k += 16) {
+        const int64_t some = std::min<int64_t>(count - k, 16);
+        __m512 sums[G][16];
+        for (int64_t i = 0; i < 16; i++) {
+            const int64_t at = (k + std::min(i, some - 1)) * W * 32;
+            __m512bh part[W];
+            for (int h = 0; h < W; h++) {
+                part[h] = (__m512bh)_mm512_loadu_si512(key + at + h * 32);
+                _mm_prefetch(reinterpret_cast<const char*>(key + at + h * 32) + STREAM, _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(value + at + h * 32), _MM_HINT_T0);
+            }
+            for (int q = 0; q < G; q++) {
+                sums[q][i] = _mm512_setzero_ps();
+                for (int h = 0; h < W; h++) sums[q][i] = _mm512_dpbf16_ps(sums[q][i], part[h], asked[q][h]);
+            }
+        }
+        const __mmask16 real = (1u << some) - 1;
+        for (int q = 0; q < G; q++)
+            _mm512_mask_storeu_ps(scores + q * CHUNK + k, real, _mm512_mul_ps(sums_of(sums[q]), _mm512_set1_ps(scale)));
     }
-    auto joined = [](__m512 a, __m512 b) {
-        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    };
-    return joined(joined(fours[0], fours[1]), joined(fours[2], fours[3]));
 }
 
-// scores (count) of one bfloat16 query with bfloat16 keys, width W * 32
-template <int W>
-inline void brief_scores(const half_bits* query, const half_bits* key, int64_t count, float scale, float* scores) {
-    __m512bh asked[W];
-    for (int h = 0; h < W; h++) asked[h] = (__m512bh)_mm512_loadu_si512(query + h * 32);
-    auto dot = [&](const half_bits* at) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int h = 0; h < W; h++) sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(at + h * 32), asked[h]);
-        return sum;
-    };
-    int64_t k = 0;
-    for (; k + 16 <= count; k += 16) {
-        __m512 sums[16];
-        for (int i = 0; i < 16; i++) sums[i] = dot(key + (k + i) * W * 32);
-        _mm512_storeu_ps(scores + k, _mm512_mul_ps(sums_of(sums), _mm512_set1_ps(scale)));
-    }
-    for (; k < count; k++) scores[k] = _mm512_reduce_add_ps(dot(key + k * W * 32)) * scale;
-}
-
-// out (W * 32) += weights (count), rounded to bfloat16, times bfloat16 values; two values at a time
-template <int W>
-inline void brief_weigh(const float* weights, const half_bits* value, int64_t count, float* out) {
-    __m512 sum[W][2];
-    for (int h = 0; h < W; h++) sum[h][0] = sum[h][1] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < count; k += 2, value += W * 64) {
-        const bool pair = k + 1 < count;
-        const uint32_t both = to_bfloat16(weights[k]) | (pair ? uint32_t(to_bfloat16(weights[k + 1])) << 16 : 0);
-        const __m512bh weight = (__m512bh)_mm512_set1_epi32(both);
+// out (G, W * 32) += weights (G, CHUNK) times `count` values that lie one behind the other, two of them at a time
+template <int W, int G>
+inline void brief_weigh(const half_bits* weights, const half_bits* value, int64_t count, float* out) {
+    __m512 sum[G][W][2];
+    for (int q = 0; q < G; q++)
+        for (int h = 0; h < W; h++) sum[q][h][0] = sum[q][h][1] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < count; k += 2) {
+        const half_bits *first = value + k * W * 32, *second = k + 1 < count ? first + W * 32 : first;
+        __m512bh low[W], high[W];
         for (int h = 0; h < W; h++) {
-            __m512i a = _mm512_loadu_si512(value + h * 32);
-            __m512i b = pair ? _mm512_loadu_si512(value + (W + h) * 32) : _mm512_setzero_si512();
-            sum[h][0] = _mm512_dpbf16_ps(sum[h][0], (__m512bh)_mm512_unpacklo_epi16(a, b), weight);
-            sum[h][1] = _mm512_dpbf16_ps(sum[h][1], (__m512bh)_mm512_unpackhi_epi16(a, b), weight);
+            __m512i a = _mm512_loadu_si512(first + h * 32), b = _mm512_loadu_si512(second + h * 32);
+            low[h] = (__m512bh)_mm512_unpacklo_epi16(a, b), high[h] = (__m512bh)_mm512_unpackhi_epi16(a, b);
+        }
+        for (int q = 0; q < G; q++) {
+            const half_bits* at = weights + q * CHUNK + k;
+            const __m512bh weight = (__m512bh)_mm512_set1_epi32(at[0] | (k + 1 < count ? uint32_t(at[1]) << 16 : 0));
+            for (int h = 0; h < W; h++) {
+                sum[q][h][0] = _mm512_dpbf16_ps(sum[q][h][0], low[h], weight);
+                sum[q][h][1] = _mm512_dpbf16_ps(sum[q][h][1], high[h], weight);
+            }
         }
     }
-    for (int h = 0; h < W; h++)
-        for (int half = 0; half < 2; half++) {
-            float four[16];  // of each 8 columns the lower or the upper 4
-            _mm512_storeu_ps(four, sum[h][half]);
-            for (int i = 0; i < 16; i++) out[h * 32 + i / 4 * 8 + half * 4 + i % 4] += four[i];
+    const __m512i lower = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
+    for (int q = 0; q < G; q++)
+        for (int h = 0; h < W; h++, out += 32) {  // of each 8 columns one sum holds the lower and one the upper 4
+            const __m512 a = _mm512_permutex2var_ps(sum[q][h][0], lower, sum[q][h][1]);
+            const __m512 b = _mm512_permutex2var_ps(sum[q][h][0], upper, sum[q][h][1]);
+            _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), a));
+            _mm512_storeu_ps(out + 16, _mm512_add_ps(_mm512_loadu_ps(out + 16), b));
         }
+}
+
+// attend_chunk for G heads of bfloat16, W * 32 wide
+template <int W, int G>
+inline void attend_briefly(const Pages& p, int64_t row, int64_t head, Span span, const half_bits* queries, float scale,
+                           const float* slopes, float* out, float* most, float* total) {
+    const half_bits *keys = static_cast<const half_bits*>(p.keys), *values = static_cast<const half_bits*>(p.values);
+    alignas(64) float scores[G * CHUNK];
+    alignas(64) half_bits weights[G * CHUNK];
+    for (int64_t t = span.begin, next; t < span.end; t = next) {
+        next = p.page_end(t, span.end);
+        const int64_t at = p.at(row, head, t);
+        brief_scores<W, G>(queries, keys + at, values + at, next - t, scale, scores + t - span.begin);
+    }
+    for (int q = 0; q < G; q++) {
+        float* mine = scores + q * CHUNK;
+        if (slopes) add_distances(mine, span, p.lengths[row], slopes[q]);
+        soften_chunk(mine, span.end - span.begin, most[q], total[q]);
+        for (int64_t i = 0; i < span.end - span.begin; i += 16)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + q * CHUNK + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(mine + i)));
+    }
+    std::fill(out, out + G * W * 32, 0.0f);
+    for (int64_t t = span.begin, next; t < span.end; t = next) {
+        next = p.page_end(t, span.end);
+        brief_weigh<W, G>(weights + t - span.begin, values + p.at(row, head, t), next - t, out);
+    }
+}
+
+// The same for as many of `group` heads as fit into registers; returns how many these were, 0 for other widths.
+inline int64_t attend_some_briefly(const Pages& p, int64_t row, int64_t head, Span span, const half_bits* queries,
+                                   int64_t group, float scale, const float* slopes, float* out, float* most, float* total) {
+#define BRIEFLY(W, G) \
+    if (p.width == W * 32 && group >= G) return attend_briefly<W, G>(p, row, head, span, queries, scale, slopes, out, most, total), G;
+    BRIEFLY(1, 4) BRIEFLY(1, 3) BRIEFLY(1, 2) BRIEFLY(1, 1)
+    BRIEFLY(2, 4) BRIEFLY(2, 3) BRIEFLY(2, 2) BRIEFLY(2, 1)
+    BRIEFLY(3, 2) BRIEFLY(3, 1)
+    BRIEFLY(4, 2) BRIEFLY(4, 1)
+#undef BRIEFLY
+    return 0;
 }
 #endif
 
 // scores (count) of one query with `count` keys that lie one behind the other
-inline void scores_of(const float* query, const half_bits* query16, const void* keys, int64_t at, int64_t count,
-                      int64_t width, bool bfloat16, float scale, float* scores) {
-#if defined(__AVX512BF16__)
-    const half_bits* key = static_cast<const half_bits*>(keys) + at;
-    if (bfloat16 && width == 32) return brief_scores<1>(query16, key, count, scale, scores);
-    if (bfloat16 && width == 64) return brief_scores<2>(query16, key, count, scale, scores);
-    if (bfloat16 && width == 96) return brief_scores<3>(query16, key, count, scale, scores);
-    if (bfloat16 && width == 128) return brief_scores<4>(query16, key, count, scale, scores);
-#endif
-    for (int64_t k = 0; k < count; k++) {
+template <typename Value, typename Read>
+inline void scores_plainly(const float* query, const Value* key, int64_t count, int64_t width, Read read, float scale, float* scores) {
+    for (int64_t k = 0; k < count; k++, key += width) {
         float sum = 0;
-        if (bfloat16) {
-            const half_bits* key = static_cast<const half_bits*>(keys) + at + k * width;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t h = 0; h < width; h++) sum += query[h] * from_bfloat16(key[h]);
-        } else {
-            const float* key = static_cast<const float*>(keys) + at + k * width;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t h = 0; h < width; h++) sum += query[h] * key[h];
-        }
+        for (int64_t h = 0; h < width; h++) sum += query[h] * read(key[h]);
         scores[k] = sum * scale;
     }
 }
@@ -139,48 +196,44 @@ inline void weigh_plainly(const float* weights, const Value* values, int64_t cou
     }
 }
 
-inline void weigh(const float* weights, const void* values, int64_t at, int64_t count, int64_t width, bool bfloat16, float* out) {
-    const half_bits* brief = static_cast<const half_bits*>(values) + at;
-#if defined(__AVX512BF16__)
-    if (bfloat16 && width == 32) return brief_weigh<1>(weights, brief, count, out);
-    if (bfloat16 && width == 64) return brief_weigh<2>(weights, brief, count, out);
-    if (bfloat16 && width == 96) return brief_weigh<3>(weights, brief, count, out);
-    if (bfloat16 && width == 128) return brief_weigh<4>(weights, brief, count, out);
-#endif
-    if (bfloat16)
-        weigh_plainly(weights, brief, count, width, from_bfloat16, out);
-    else
-        weigh_plainly(weights, static_cast<const float*>(values) + at, count, width, [](float x) { return x; }, out);
+// attend_chunk for one head, values as they are kept
+template <typename Value, typename Read>
+inline void attend_plainly(const Pages& p, int64_t row, int64_t head, Span span, const float* query, Read read, float scale,
+                           const float* slope, float* out, float* most, float* total) {
+    const Value *keys = static_cast<const Value*>(p.keys), *values = static_cast<const Value*>(p.values);
+    float scores[CHUNK];
+    for (int64_t t = span.begin, next; t < span.end; t = next) {
+        next = p.page_end(t, span.end);
+        scores_plainly(query, keys + p.at(row, head, t), next - t, p.width, read, scale, scores + t - span.begin);
+    }
+    if (slope) add_distances(scores, span, p.lengths[row], *slope);
+    soften_chunk(scores, span.end - span.begin, *most, *total);
+    std::fill(out, out + p.width, 0.0f);
+    for (int64_t t = span.begin, next; t < span.end; t = next) {
+        next = p.page_end(t, span.end);
+        weigh_plainly(scores + t - span.begin, values + p.at(row, head, t), next - t, p.width, read, out);
+    }
 }
 
 // One row's query heads of one key head against one chunk of its tokens.
 // queries (heads, width) -> out (heads, width) not yet divided, most (heads), total (heads)
 // slopes (heads) times the distance are added to the scores; or null
-inline void attend_chunk(const Pages& p, int64_t row, int64_t head, int64_t chunk, const float* queries,
+inline void attend_chunk(const Pages& p, int64_t row, int64_t head, Span span, const float* queries,
                          const half_bits* queries16, int64_t group, float scale, const float* slopes, float* out, float* most,
                          float* total) {
-    const int64_t begin = p.from(row) + chunk * CHUNK, end = std::min<int64_t>(begin + CHUNK, p.lengths[row] + 1);
-    float scores[CHUNK];
-    for (int64_t q = 0; q < group; q++) {
-        for (int64_t t = begin; t < end;) {
-            int64_t next = std::min<int64_t>(end, (t / p.page + 1) * p.page);
-            scores_of(queries + q * p.width, queries16 + q * p.width, p.keys, p.at(row, head, t), next - t, p.width,
-                      p.bfloat16, scale, scores + t - begin);
-            t = next;
-        }
-        if (slopes)
-            for (int64_t t = begin; t < end; t++) scores[t - begin] += slopes[q] * float(t - p.lengths[row]);
-        float high = scores[0], sum = 0;
-        for (int64_t i = 1; i < end - begin; i++) high = std::max(high, scores[i]);
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < end - begin; i++) sum += scores[i] = exponential(scores[i] - high);
-        most[q] = high, total[q] = sum;
-        float* found = out + q * p.width;
-        std::fill(found, found + p.width, 0.0f);
-        for (int64_t t = begin; t < end;) {
-            int64_t next = std::min<int64_t>(end, (t / p.page + 1) * p.page);
-            weigh(scores + t - begin, p.values, p.at(row, head, t), next - t, p.width, p.bfloat16, found);
-            t = next;
-        }
+    for (int64_t q = 0, some; q < group; q += some) {
+        const float *query = queries + q * p.width, *slope = slopes ? slopes + q : nullptr;
+        some = 0;
+#if defined(__AVX512BF16__)
+        if (p.bfloat16)
+            some = attend_some_briefly(p, row, head, span, queries16 + q * p.width, group - q, scale, slope, out + q * p.width,
+                                       most + q, total + q);
+#endif
+        if (some) continue;
+        some = 1;
+        if (p.bfloat16)
+            attend_plainly<half_bits>(p, row, head, span, query, from_bfloat16, scale, slope, out + q * p.width, most + q, total + q);
+        else
+            attend_plainly<float>(p, row, head, span, query, [](float x) { return x; }, scale, slope, out + q * p.width, most + q, total + q);
     }
 }

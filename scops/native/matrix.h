@@ -17,8 +17,9 @@
 typedef uint16_t half_bits;
 
 enum Format { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
-constexpr int AHEAD = 8192;  // bytes that are asked for before they are needed
-constexpr int TILE = 16, GROUP = 32, MOST = 192;  // rows per tile, columns per scale, vectors at a time
+constexpr int AHEAD = 8192, STREAM = 4096;  // bytes that are asked for before they are needed
+constexpr int TILE = 16, GROUP = 32, TILES = GROUP / TILE;  // rows per tile, columns per scale, tiles that make a group
+constexpr int MOST = 192;                                   // vectors at a time
 
 struct Matrix {
     int64_t format, rows, cols;
@@ -117,6 +118,24 @@ struct Vectors {
 inline __m512 halves(const half_bits* x) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
 #endif
 
+#if defined(__AVX512BF16__)
+// Sixteen vectors -> their sixteen sums, in order.
+inline __m512 sums_of(const __m512* v) {
+    __m512 fours[4];
+    for (int i = 0; i < 4; i++) {
+        const __m512 *a = v + i * 4;
+        __m512d low = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+        __m512d high = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+        fours[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(low, high), (__m512)_mm512_unpackhi_pd(low, high));
+    }
+    auto joined = [](__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    return joined(joined(fours[0], fours[1]), joined(fours[2], fours[3]));
+}
+
+#endif
+
 inline void quad(int32_t* sums, const uint8_t* weights, const int8_t* x) {  // the plain twin of the instruction
     for (int row = 0; row < TILE; row++)
         for (int i = 0; i < 4; i++) sums[row] += int32_t(weights[row * 4 + i]) * x[i];
@@ -186,69 +205,72 @@ inline void tile_product(const Matrix& w, int64_t tile, const Vectors& x, int64_
 #endif
 }
 
-// out (M, 16): rows of float weights times M vectors, four rows at a time.
-template <int M, bool BRIEF>
-inline void rows_product(const Matrix& w, int64_t tile, const Vectors& x, int64_t first, float* out) {
-    const int64_t last = std::min<int64_t>(w.rows - tile * TILE, TILE), wide = x.groups * GROUP;
-    for (int64_t r = 0; r < last; r += 4) {
-        const int64_t some = std::min<int64_t>(last - r, 4);
 #if defined(__AVX512BF16__)
-        if (BRIEF) {
-            const half_bits* rows[4];
-            for (int i = 0; i < 4; i++)
-                rows[i] = static_cast<const half_bits*>(w.data) + (tile * TILE + r + std::min<int64_t>(i, some - 1)) * w.cols;
-            __m512 sum[M][4];
-            for (int m = 0; m < M; m++)
-                for (int i = 0; i < 4; i++) sum[m][i] = _mm512_setzero_ps();
-            const int64_t full = w.cols / 32 * 32;
-            auto add = [&](int64_t c, const __m512bh* weights) {
-                for (int m = 0; m < M; m++) {
-                    __m512bh vector = (__m512bh)_mm512_loadu_si512(x.brief + (first + m) * wide + c);
-                    for (int i = 0; i < 4; i++) sum[m][i] = _mm512_dpbf16_ps(sum[m][i], weights[i], vector);
-                }
-            };
-            __m512bh weights[4];
-            for (int64_t c = 0; c < full; c += 32) {
-                for (int i = 0; i < 4; i++) {
-                    weights[i] = (__m512bh)_mm512_loadu_si512(rows[i] + c);
-                    _mm_prefetch(reinterpret_cast<const char*>(rows[i] + c) + AHEAD, _MM_HINT_T0);
-                }
-                add(c, weights);
-            }
-            if (full < w.cols) {
-                const __mmask32 inside = (1u << (w.cols - full)) - 1;
-                for (int i = 0; i < 4; i++) weights[i] = (__m512bh)_mm512_maskz_loadu_epi16(inside, rows[i] + full);
-                add(full, weights);
-            }
-            for (int m = 0; m < M; m++)
-                for (int i = 0; i < some; i++) out[m * TILE + r + i] = _mm512_reduce_add_ps(sum[m][i]);
-            continue;
-        }
-#endif
-        for (int64_t i = r; i < r + some; i++)
+// out (M, 16): one tile of bfloat16 rows times M vectors. With one vector memory is all that counts, and it is read in order; with
+// more, four rows at a time. A sum's order is the same for any M, so that a row gets the same bits alone and among others.
+template <int M>
+inline void brief_product(const Matrix& w, int64_t tile, const Vectors& x, int64_t first, float* out) {
+    constexpr int ROWS = M == 1 ? 1 : 4, SOON = M == 1 ? STREAM : AHEAD;
+    const int64_t last = std::min<int64_t>(w.rows - tile * TILE, TILE), wide = x.groups * GROUP, full = w.cols / 32 * 32;
+    const __mmask32 inside = (1u << (w.cols - full)) - 1;
+    __m512 sums[M][TILE];
+    for (int64_t r = 0; r < TILE; r += ROWS) {
+        const half_bits* rows[ROWS];
+        for (int i = 0; i < ROWS; i++)
+            rows[i] = static_cast<const half_bits*>(w.data) + (tile * TILE + std::min<int64_t>(r + i, last - 1)) * w.cols;
+        __m512 sum[M][ROWS];
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < ROWS; i++) sum[m][i] = _mm512_setzero_ps();
+        auto add = [&](int64_t c, const __m512i* weights) {
             for (int m = 0; m < M; m++) {
-                const int64_t at = (tile * TILE + i) * w.cols;
-                float sum = 0;
-                if (BRIEF) {
-                    const half_bits *a = static_cast<const half_bits*>(w.data) + at, *b = x.brief + (first + m) * wide;
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t c = 0; c < w.cols; c++) sum += from_bfloat16(a[c]) * from_bfloat16(b[c]);
-                } else {
-                    const float *a = static_cast<const float*>(w.data) + at, *b = x.row(first + m);
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t c = 0; c < w.cols; c++) sum += a[c] * b[c];
-                }
-                out[m * TILE + i] = sum;
+                __m512bh vector = (__m512bh)_mm512_loadu_si512(x.brief + (first + m) * wide + c);
+                for (int i = 0; i < ROWS; i++) sum[m][i] = _mm512_dpbf16_ps(sum[m][i], (__m512bh)weights[i], vector);
             }
+        };
+        __m512i weights[ROWS];
+        for (int64_t c = 0; c < full; c += 32) {
+            for (int i = 0; i < ROWS; i++) {
+                weights[i] = _mm512_loadu_si512(rows[i] + c);
+                _mm_prefetch(reinterpret_cast<const char*>(rows[i] + c) + SOON, _MM_HINT_T0);
+            }
+            add(c, weights);
+        }
+        if (inside) {
+            for (int i = 0; i < ROWS; i++) weights[i] = _mm512_maskz_loadu_epi16(inside, rows[i] + full);
+            add(full, weights);
+        }
+        for (int m = 0; m < M; m++)
+            for (int i = 0; i < ROWS; i++) sums[m][r + i] = sum[m][i];
     }
+    for (int m = 0; m < M; m++) _mm512_storeu_ps(out + m * TILE, sums_of(sums[m]));
+}
+#endif
+
+// out (M, 16): one tile of float rows times M vectors, `read` making a number of what is kept
+template <int M, typename Value, typename Read>
+inline void plain_product(const Matrix& w, int64_t tile, const Value* x, int64_t wide, Read read, float* out) {
+    for (int64_t i = 0; i < std::min<int64_t>(w.rows - tile * TILE, TILE); i++)
+        for (int m = 0; m < M; m++) {
+            const Value *a = static_cast<const Value*>(w.data) + (tile * TILE + i) * w.cols, *b = x + m * wide;
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t c = 0; c < w.cols; c++) sum += read(a[c]) * read(b[c]);
+            out[m * TILE + i] = sum;
+        }
 }
 
 template <int M>
 inline void some_products(const Matrix& w, int64_t tile, const Vectors& x, int64_t first, float* out) {
+    const int64_t wide = x.groups * GROUP;
     if (w.format == INT8) tile_product<M, INT8>(w, tile, x, first, out);
     if (w.format == INT4) tile_product<M, INT4>(w, tile, x, first, out);
-    if (w.format == BFLOAT16) rows_product<M, true>(w, tile, x, first, out);
-    if (w.format == FLOAT32) rows_product<M, false>(w, tile, x, first, out);
+    if (w.format == FLOAT32) plain_product<M>(w, tile, x.row(first), wide, [](float a) { return a; }, out);
+    if (w.format != BFLOAT16) return;
+#if defined(__AVX512BF16__)
+    brief_product<M>(w, tile, x, first, out);
+#else
+    plain_product<M>(w, tile, x.brief + first * wide, wide, from_bfloat16, out);
+#endif
 }
 
 // out (vectors, 16): one tile of rows times all vectors, bias added.

@@ -5,7 +5,7 @@
 enum NormKind { NO_NORM = 0, ROOT_MEAN_SQUARE = 1, CENTRED = 2 };
 
 struct Norm {
-    int64_t kind;
+    int64_t kind, width;
     const float *weight, *bias;  // bias may be null
     float eps;
 };
@@ -98,10 +98,11 @@ struct FeedForwardLayer {
     int64_t activation;
 };
 
-// One sub-layer of a step: of the two pointers that say what it is one is null.
+// One sub-layer of a step: of the three pointers that say what it is two are null.
 struct Layer {
     const AttentionLayer* attention;
     const FeedForwardLayer* feed_forward;
+    const Norm* norm;
     void *keys, *values;        // of the cache, for this attention
     const float *cosine, *sine;  // (rows, turned), or null
     int64_t turned;              // channels of each head
@@ -172,29 +173,32 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
         float out[256 * 64], high[64], sum[64];
         const int64_t first = row * q_wide + head * group * width;
         const float* slopes = l.slopes ? l.slopes + head * group : nullptr;
-        attend_chunk(p, row, head, chunk, q + first, q16 + first, group, l.scale, slopes, out, high, sum);
+        attend_chunk(p, row, head, p.span(row, chunk), q + first, q16 + first, group, l.scale, slopes, out, high, sum);
         for (int64_t i = 0; i < group; i++) {
             const int64_t at = (row * l.heads + head * group + i) * chunks + chunk;
             most[at] = high[i], total[at] = sum[i];
             std::copy(out + i * width, out + (i + 1) * width, partial + at * width);
         }
     }
-    share(rows * l.heads, begin, end);
-    for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t row = unit / l.heads, mine = p.chunks(row), at = unit * chunks;
-        float high = *std::max_element(most + at, most + at + mine), sum = 0;
-        float* y_head = found.row(row) + unit % l.heads * width;
-        std::fill(y_head, y_head + width, 0.0f);
-        for (int64_t c = 0; c < mine; c++) {
-            const float factor = exponential(most[at + c] - high);
-            sum += factor * total[at + c];
-            for (int64_t i = 0; i < width; i++) y_head[i] += factor * partial[(at + c) * width + i];
-        }
-        for (int64_t i = 0; i < width; i++) y_head[i] /= sum;
-    }
-#pragma omp barrier
     share(rows * found.groups, begin, end);
-    for (int64_t unit = begin; unit < end; unit++) found.round(unit / found.groups, unit % found.groups, l.o.format);
+    for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t row = unit / found.groups, group_of = unit % found.groups, mine = p.chunks(row);
+        const int64_t last = std::min<int64_t>((group_of + 1) * GROUP, q_wide);
+        for (int64_t from = group_of * GROUP, upto; from < last; from = upto) {  // columns of one head
+            const int64_t head = from / width, at = (row * l.heads + head) * chunks;
+            upto = std::min(last, (head + 1) * width);
+            const float high = *std::max_element(most + at, most + at + mine);
+            float sum = 0, *y = found.row(row);
+            std::fill(y + from, y + upto, 0.0f);
+            for (int64_t c = 0; c < mine; c++) {
+                const float factor = exponential(most[at + c] - high);
+                sum += factor * total[at + c];
+                for (int64_t i = from; i < upto; i++) y[i] += factor * partial[(at + c) * width + i - head * width];
+            }
+            for (int64_t i = from; i < upto; i++) y[i] /= sum;
+        }
+        found.round(row, group_of, l.o.format);
+    }
 #pragma omp barrier
     project(l.o, found, rows, x, x, bfloat16);
 }
@@ -210,22 +214,33 @@ static void feed_forward(const FeedForwardLayer& l, int64_t rows, void* x, bool 
         round_all(in, row, l.up.format);
     }
 #pragma omp barrier
-    share(l.up.tiles(), begin, end);
+    share(inner.groups, begin, end);
     float gate[MOST * TILE] = {}, up[MOST * TILE] = {};
-    for (int64_t tile = begin; tile < end; tile++) {
-        products(l.up, tile, in, rows, up);
-        if (l.gate.data) products(l.gate, tile, in, rows, gate);
-        activate(l.gate.data ? gate : up, rows * TILE, l.activation);
-        for (int64_t m = 0; m < rows; m++)
-            for (int64_t i = 0; i < std::min<int64_t>(l.up.rows - tile * TILE, TILE); i++)
-                inner.row(m)[tile * TILE + i] = up[m * TILE + i] * (l.gate.data ? gate[m * TILE + i] : 1);
+    for (int64_t group = begin; group < end; group++) {
+        for (int64_t tile = group * TILES; tile < std::min(l.up.tiles(), (group + 1) * TILES); tile++) {
+            products(l.up, tile, in, rows, up);
+            if (l.gate.data) products(l.gate, tile, in, rows, gate);
+            activate(l.gate.data ? gate : up, rows * TILE, l.activation);
+            for (int64_t m = 0; m < rows; m++)
+                for (int64_t i = 0; i < std::min<int64_t>(l.up.rows - tile * TILE, TILE); i++)
+                    inner.row(m)[tile * TILE + i] = up[m * TILE + i] * (l.gate.data ? gate[m * TILE + i] : 1);
+        }
+        for (int64_t m = 0; m < rows; m++) inner.round(m, group, l.down.format);
     }
 #pragma omp barrier
-    share(rows * inner.groups, begin, end);
-    for (int64_t unit = begin; unit < end; unit++)
-        inner.round(unit / inner.groups, unit % inner.groups, l.down.format);
-#pragma omp barrier
     project(l.down, inner, rows, x, x, bfloat16);
+}
+
+// x = norm(x). Called by all threads together.
+static void normalise(const Norm& norm, int64_t rows, void* x, bool bfloat16, char* room) {
+    Vectors in(room, rows, norm.width);
+    int64_t begin, end;
+    share(rows, begin, end);
+    for (int64_t row = begin; row < end; row++) {
+        gather(x, row, bfloat16, in);
+        norm_in_place(in.row(row), norm.width, norm);
+        for (int64_t i = 0; i < norm.width; i++) store(x, row * norm.width + i, in.row(row)[i], bfloat16);
+    }
 }
 
 static Pages pages_for(const Layer& layer, Pages p) {
@@ -237,8 +252,11 @@ extern "C" {
 
 int64_t steps_room(const Layer* layers, int64_t count, const Pages* pages, int64_t rows) {
     int64_t most = 0;
-    for (const Layer* l = layers; l < layers + count; l++)
-        most = std::max(most, l->attention ? room_of(*l->attention, *pages, rows) : room_of(*l->feed_forward, rows));
+    for (const Layer* l = layers; l < layers + count; l++) {
+        if (l->attention) most = std::max(most, room_of(*l->attention, pages_for(*l, *pages), rows));
+        if (l->feed_forward) most = std::max(most, room_of(*l->feed_forward, rows));
+        if (l->norm) most = std::max(most, Vectors::bytes(rows, l->norm->width));
+    }
     return most + 1024;
 }
 
@@ -247,10 +265,9 @@ void steps(const Layer* layers, int64_t count, const Pages* pages, int64_t rows,
            int64_t threads) {
 #pragma omp parallel num_threads(threads)
     for (const Layer* l = layers; l < layers + count; l++) {
-        if (l->attention)
-            attention(*l->attention, pages_for(*l, *pages), rows, *l, x, bfloat16, room);
-        else
-            feed_forward(*l->feed_forward, rows, x, bfloat16, room);
+        if (l->attention) attention(*l->attention, pages_for(*l, *pages), rows, *l, x, bfloat16, room);
+        if (l->feed_forward) feed_forward(*l->feed_forward, rows, x, bfloat16, room);
+        if (l->norm) normalise(*l->norm, rows, x, bfloat16, room);
 #pragma omp barrier
     }
 }

@@ -2,6 +2,7 @@
 
 # B rows, T new tokens, R real ones of all rows, K key heads, H head width, N query heads
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from scops.language.qwen import Sharpened
 from scops.native.matrix import Matrix, MatrixStruct, matrix_of
 from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, PreNorm, Routed
-from scops.nn.cache import Paged
+from scops.nn.cache import Paged, Pair
 from scops.nn.feed_forward import FeedForward, SwiGlu
 from scops.ops.alibi import Alibi
 from scops.ops.rope import Rotary
@@ -27,7 +28,8 @@ ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: RELU, nn.SiLU: SILU}
 
 class NormStruct(ctypes.Structure):
     _fields_ = (
-        ("kind", ctypes.c_int64), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float),
+        ("kind", ctypes.c_int64), ("width", ctypes.c_int64), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
     )  # fmt: skip
 
 
@@ -48,25 +50,42 @@ class FeedForwardStruct(ctypes.Structure):
 
 class LayerStruct(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("attention", "feed_forward", "keys", "values", "cosine", "sine")),
+        *((name, ctypes.c_void_p) for name in ("attention", "feed_forward", "norm", "keys", "values", "cosine", "sine")),
         ("turned", ctypes.c_int64),
     )  # fmt: skip
 
 
 class Turns:
-    """Addresses of cosine and sine, float32 (R, H), and H, worked out once per step and rope."""
+    """Cosine and sine of every rope that asked, float32 (R, H), at places that stay as long as there are R tokens.
 
-    def __init__(self, positions_BT: Tensor | None):
-        self.positions_BT = positions_BT
-        self.made: dict[int, tuple[Tensor, Tensor]] = {}
+    Args:
+        moved: how often that was not so.
+    """
+
+    def __init__(self) -> None:
+        self.positions_R1: Tensor | None = None
+        self.kept: dict[Rotary, tuple[Tensor, ...]] = {}
+        self.moved = 0
+
+    def at(self, positions_R1: Tensor | None) -> None:
+        """From now on for these positions."""
+        before, self.positions_R1 = self.positions_R1, positions_R1
+        if before is None or positions_R1 is None or len(before) != len(positions_R1):
+            self.kept, self.moved = {}, self.moved + 1
+        for rope, kept in self.kept.items():
+            for old, new in zip(kept, self._made(rope), strict=True):
+                old.copy_(new)
 
     def __call__(self, rope: Rotary) -> tuple[int, int, int]:
-        if id(rope) not in self.made:
-            assert self.positions_BT is not None, "a rope needs positions in the context"
-            cos, sin = rope.turns(self.positions_BT)
-            self.made[id(rope)] = cos.contiguous(), sin.contiguous()
-        cos, sin = self.made[id(rope)]
+        """Addresses, and H."""
+        if rope not in self.kept:
+            self.kept[rope] = tuple(x.contiguous() for x in self._made(rope))
+        cos, sin = self.kept[rope]
         return cos.data_ptr(), sin.data_ptr(), cos.shape[-1]
+
+    def _made(self, rope: Rotary) -> tuple[Tensor, Tensor]:
+        assert self.positions_R1 is not None, "a rope needs positions in the context"
+        return rope.turns(self.positions_R1)
 
 
 @dataclass(frozen=True)
@@ -79,10 +98,13 @@ class AttentionStep:
 
     def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: Turns) -> None:
         """What differs between steps."""
-        k_PKSH, v_PKSH = cache.pages(self.module.slot, self.struct.kv_heads, self.struct.width, dtype)
+        k_PKSH, v_PKSH = self.pages(cache, dtype)
         layer.attention, layer.keys, layer.values = ctypes.addressof(self.struct), k_PKSH.data_ptr(), v_PKSH.data_ptr()
         if self.module.rope is not None:
             layer.cosine, layer.sine, layer.turned = turns(self.module.rope)
+
+    def pages(self, cache: Paged, dtype: torch.dtype) -> Pair:
+        return cache.pages(self.module.slot, self.struct.kv_heads, self.struct.width, dtype)
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,41 @@ class FeedForwardStep:
         layer.feed_forward = ctypes.addressof(self.struct)
 
 
-Known = AttentionStep | FeedForwardStep
+@dataclass(frozen=True)
+class NormStep:
+    """A norm alone."""
+
+    struct: NormStruct
+    kept: tuple[Tensor | None, ...]
+
+    def fill(self, layer: LayerStruct, cache: Paged, dtype: torch.dtype, turns: Turns) -> None:
+        layer.norm = ctypes.addressof(self.struct)
+
+
+Known = AttentionStep | FeedForwardStep | NormStep
+
+
+class Told:
+    """What the kernels are told of sub-layers one behind the other; anew only where something has another place.
+
+    Args:
+        keys: the first attention's.
+    """
+
+    def __init__(self, sublayers: Sequence[Known]):
+        self.sublayers = sublayers
+        self.layers = (LayerStruct * len(sublayers))()
+        self.keys: Tensor | None = None
+        self.moved = 0
+
+    def __call__(self, cache: Paged, dtype: torch.dtype, turns: Turns) -> ctypes.Array[LayerStruct]:
+        first = next((step for step in self.sublayers if isinstance(step, AttentionStep)), None)
+        keys = None if first is None else first.pages(cache, dtype)[0]
+        if self.moved != turns.moved or self.keys is not keys:
+            for layer, sublayer in zip(self.layers, self.sublayers, strict=True):
+                sublayer.fill(layer, cache, dtype, turns)
+            self.keys, self.moved = keys, turns.moved
+        return self.layers
 
 
 def planned(block: nn.Module) -> list[Known | nn.Module]:
@@ -112,7 +168,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
     body = sublayer.body
     if body.bias is not None and type(body.bias) is not Alibi:
         return None
-    norms = [_norm(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
+    norms = [norm_step(norm) for norm in (sublayer.norm, body.q_norm, body.k_norm)]
     parts = [matrix_of(_first(cast(nn.Module, getattr(body, name)))) for name in "qkvo"]
     if None in norms or None in parts:
         return None
@@ -125,7 +181,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
     ):
         return None
     slopes_N = None if body.bias is None else torch.tensor(body.bias.slopes, dtype=torch.float32)
-    structs = [norm.struct for norm in cast(list[Norm], norms)]
+    structs = [norm.struct for norm in cast(list[NormStep], norms)]
     sizes = heads, kv_heads, body.head_dim, body.head_dim**-0.5
     struct = AttentionStruct(*structs, q.struct, k.struct, v.struct, o.struct, *sizes, _place(slopes_N))
     return AttentionStep(struct, (norms, parts, slopes_N), body)
@@ -134,7 +190,7 @@ def _attention(sublayer: nn.Module) -> AttentionStep | None:
 def _feed_forward(sublayer: nn.Module) -> FeedForwardStep | None:
     if type(sublayer) is not PreNorm or not _bare(sublayer.scale):
         return None
-    body, norm = sublayer.body, _norm(sublayer.norm)
+    body, norm = sublayer.body, norm_step(sublayer.norm)
     if type(body) is SwiGlu and _bare(body.norm):
         projections, activation = [body.gate, body.up, body.down], SILU
     elif type(body) is FeedForward:
@@ -157,17 +213,11 @@ def _activation(module: nn.Module) -> int | None:
     return ACTIVATIONS.get(type(module))
 
 
-@dataclass(frozen=True)
-class Norm:
-    struct: NormStruct
-    kept: tuple[Tensor | None, ...]
-
-
-def _norm(norm: nn.Module) -> Norm | None:
+def norm_step(norm: nn.Module) -> NormStep | None:
     """An RMSNorm, a LayerNorm over one axis, or none at all."""
     norm = _first(norm)
     if _bare(norm):
-        return Norm(NormStruct(NO_NORM), ())
+        return NormStep(NormStruct(NO_NORM), ())
     if type(norm) is nn.RMSNorm and norm.eps is not None:
         kind, bias = ROOT_MEAN_SQUARE, None
     elif type(norm) is nn.LayerNorm:
@@ -178,7 +228,7 @@ def _norm(norm: nn.Module) -> Norm | None:
         return None
     weight = torch.ones(norm.normalized_shape) if norm.weight is None else _floats(norm.weight)
     kept = weight, None if bias is None else _floats(bias)
-    return Norm(NormStruct(kind, *map(_place, kept), norm.eps), kept)
+    return NormStep(NormStruct(kind, len(weight), *map(_place, kept), norm.eps), kept)
 
 
 def _first(module: nn.Module) -> nn.Module:

@@ -36,8 +36,8 @@ class Rope:
     def turns(self, positions_BT: Tensor, stretch_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same for documents of any length."""
         frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions_BT.device)
-        angles_B1TH = (positions_BT[:, None, :, None].float() * frequencies).repeat(1, 1, 1, 2)
-        return angles_B1TH.cos() * self.amplitude, angles_B1TH.sin() * self.amplitude
+        cos_B1TH, sin_B1TH = _twice(positions_BT[:, None, :, None].float() * frequencies)
+        return (cos_B1TH, sin_B1TH) if self.amplitude == 1 else (cos_B1TH * self.amplitude, sin_B1TH * self.amplitude)
 
 
 MOST_STRETCH = 32
@@ -74,8 +74,13 @@ class DynamicNtk:
     def turns(self, positions_BT: Tensor, stretch_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         stretch_BT = torch.zeros_like(positions_BT) if stretch_BT is None else stretch_BT
         frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions_BT.device)[stretch_BT]
-        angles_B1TH = (positions_BT[..., None].float() * frequencies)[:, None].repeat(1, 1, 1, 2)
-        return angles_B1TH.cos(), angles_B1TH.sin()
+        return _twice((positions_BT[..., None].float() * frequencies)[:, None])
+
+
+def _twice(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for both channels of each pair, (..., H / 2) -> (..., H)."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
 
 
 def turned(x_BNTH: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from scops.native.quantise import quantise
 from scops.native.steps import Steps, steps_of
 from scops.nn import lora
 from scops.nn.cache import FixedCache, GrowingCache
+from scops.nn.context import Context
+from scops.nn.paged import PagedCache, PagedRow, Pages
 from tests.conftest import batch_of, close, example, randomise
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler here")
@@ -124,22 +126,20 @@ def test_long_contexts_are_read_in_chunks_by_any_number_of_threads(threads: int)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("length", [62, 63, 64, 127, 255, 256])
+def test_rows_of_any_length_are_read_in_chunks(length: int) -> None:
+    system, prompt = decoder(layers=1), torch.randint(1, 50, (length,)).tolist()
+    slow, ids_BS = Recompute(system, [batch_of(example(prompt))]), torch.randint(1, 50, (1, 3))
+    assert close(follow(session(system, [prompt]), ids_BS), follow(slow, ids_BS))
+
+
+@torch.no_grad()
 def test_linear_biases_reach_through_all_chunks() -> None:
     system, prompt = randomise(MultimodalDecoder(mpt(MptSpec(24, 1, 4, 53)))), torch.randint(1, 50, (700,)).tolist()
     ids_BS = torch.tensor([[7, 8]])
     assert close(
         follow(session(system, [prompt]), ids_BS), follow(Recompute(system, [batch_of(example(prompt))]), ids_BS)
     )
-
-
-@torch.no_grad()
-def test_a_row_gets_the_same_bits_alone_and_among_others() -> None:
-    system, ids_BS = decoder(), torch.randint(1, 50, (len(PROMPTS), STEPS))
-    together = follow(session(system), ids_BS)
-    for row in range(len(PROMPTS)):
-        alone = session(system)
-        alone.select(torch.tensor([row]))
-        assert torch.equal(follow(alone, ids_BS[row : row + 1])[1:, 0], together[1:, row])
 
 
 WIDE = {
@@ -162,6 +162,43 @@ def test_bfloat16_steps_are_as_close_to_float32_as_torchs_own(name: str) -> None
     slow = CachedSession(brief, batch_of(*map(example, PROMPTS)), GrowingCache(len(PROMPTS)))
     error = lambda made: (made.float() - wanted).abs()[1:].mean()
     assert error(follow(session(brief), ids_BS)) <= 1.1 * error(follow(slow, ids_BS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_gets_the_same_bits_alone_and_among_others(dtype: torch.dtype) -> None:
+    system = WIDE["llama"]().to(dtype)
+    prompts = [*PROMPTS, *(torch.randint(1, 50, (length,)).tolist() for length in (63, 200, 257))]
+    ids_BS = torch.randint(1, 50, (len(prompts), STEPS))
+    together = follow(session(system, prompts), ids_BS)
+    for row in range(len(prompts)):
+        alone = session(system, prompts)
+        alone.select(torch.tensor([row]))
+        assert torch.equal(follow(alone, ids_BS[row : row + 1])[1:, 0], together[1:, row])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("width", [32, 64, 96, 128, 40])
+def test_bfloat16_attention_of_any_width_and_group_is_as_close_to_float32(width: int, heads: int) -> None:
+    """Many tokens that are kept, few new ones: nearly all error is attention's."""
+    rows, keys, pages = 2, [301, 70], torch.tensor([[4, 0, 2], [1, 3, 5]], dtype=torch.int32)
+    kept = [torch.randn(6, 1, 101, width).bfloat16() for _ in range(2)]
+    system = decoder(dim=heads * width, heads=heads, kv_heads=1, head_dim=width, layers=1)
+    exact, brief = system, deepcopy(system).bfloat16()
+    exact.load_state_dict({name: t.float() for name, t in brief.state_dict().items()})
+    x_B1D = torch.randn(rows, 1, heads * width).bfloat16()
+
+    def found(system: MultimodalDecoder, dtype: torch.dtype) -> torch.Tensor:
+        pool = Pages(6, size=101)
+        pool.slots[0] = kept[0].to(dtype), kept[1].to(dtype)
+        cache = PagedCache(pool, [PagedRow(page.tolist(), length) for page, length in zip(pages, keys, strict=True)])
+        cache.reserve([1, 1])
+        ctx = Context(positions_BT=cache.lengths_B[:, None], visible=cache.visible(1), cache=cache)
+        return (Steps(system.language) if dtype is torch.bfloat16 else system.language).hidden(x_B1D.to(dtype), ctx)
+
+    wanted_B1D, made_B1D = found(exact, torch.float32), found(brief, torch.bfloat16)
+    assert (made_B1D.float() - wanted_B1D).abs().max() < 0.03 * wanted_B1D.abs().max()
 
 
 @torch.no_grad()
