@@ -152,9 +152,15 @@ def run(
     print(json.dumps(result, indent=2) if asked.json else f"kept in {place}.json and .md")
 
 
-def options(what: str, rounds: int, threads: int | None = None) -> argparse.Namespace:
-    """What the user asked for; torch's threads are set."""
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{what}")
+def options(
+    what: str, rounds: int, threads: int | None = None, more: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
+    """What the user asked for; torch's threads are set.
+
+    Args:
+        more: a parser without help that has options of this bench alone.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{what}", parents=[more] if more else [])
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side (%(default)s)")
     parser.add_argument(
         "--threads", type=int, default=threads or _cores(), help="of torch, for both sides (%(default)s)"

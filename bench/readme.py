@@ -98,6 +98,22 @@ def page(results: Sequence[Result]) -> str:
     )
 
 
+def page_with_limits(results: Sequence[Result]) -> str:
+    """A line per case, and how near to what the machine can do."""
+    known = having(results, "limits")
+    table = _by_machine(
+        known,
+        ("work", "tokens/s", "of what the machine can do"),
+        lambda result: ((one["case"], _short(one["rate"]), f"{one['share']:.0%}") for one in result["limits"]),
+    )
+    about = (
+        "Against the machine itself, in bfloat16 (`bench/limits.py`): decoding against the rate at which memory is read, "
+        "the others against that of plain products."
+    )
+    machines = [f"{result['hardware']}: {result['machine']}." for result in known]
+    return "\n\n".join([page(results), about, *machines, table])
+
+
 def growth(results: Sequence[Result]) -> str:
     """A line per curve."""
     return _by_machine(
@@ -208,7 +224,7 @@ def with_section(text: str, section: str) -> str:
 
 SECTIONS: Mapping[Path, Callable[[Sequence[Result]], str]] = {
     README: summary,
-    DOCS / "performance.md": page,
+    DOCS / "performance.md": page_with_limits,
     DOCS / "growth.md": growth,
     DOCS / "many-pictures.md": many_pictures,
     DOCS / "systems" / "composed.md": members,

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from bench import (
     data_path,
     decode,
+    limits,
     llama_cpp_peer,
     llava_peer,
     next_question,
@@ -100,6 +101,28 @@ def test_both_training_steps_have_one_loss_and_one_gradient(stage: str, mix: Mix
         side.step()
         moved = [not torch.equal(before[path], parameter) for path, parameter in side.learns.items()]
         assert any(moved) if dtype == torch.bfloat16 else sum(moved) > 0.8 * len(moved)
+
+
+def test_what_the_machine_can_do_is_counted_in_bytes_and_operations() -> None:
+    spec = changed(owl_small.SIZES["owl-tiny"], {"abstractor": tiny.ABSTRACTOR, "language": tiny.LANGUAGE, "side": 64})
+    stage = replace(limits.SMALL.stage, lora=replace(limits.SMALL.stage.lora, rank=2, alpha=4.0))
+    member = limits.Member("tiny", lambda: owl_small.build(spec), stage)
+    system, machine = limits.opened(member, torch.device("cpu")), limits.Machine(torch.device("cpu"), 1e9, 1e12)
+    language = spec.language
+    layers, heads = language.layers, language.kv_heads * language.head_width
+    block = 2 * language.dim * (language.heads * language.head_width + heads) + 3 * language.dim * language.hidden
+    norms = language.dim * (2 * layers + 1)
+    weights = layers * block + norms + language.vocab * language.dim
+    decoded = limits.decoding(member, system, machine, 9, rounds=2)
+    assert decoded.amount == limits.NEW * 2 * (weights + 2 * layers * heads * (9 + limits.NEW // 2))
+    read = limits.reading(member, system, machine, 11, rounds=2)
+    assert read.amount == 2 * 11 * (layers * block + 2 * layers * language.dim)
+    assert len(decoded.seconds) == len(read.seconds) == 2
+    system = limits.opened(member, torch.device("cpu"))
+    trained = limits.training(member, system, machine, rounds=1)
+    tokens = limits.DOCUMENTS * limits.DOCUMENT
+    attention = 4 * layers * limits.DOCUMENT * language.heads * language.head_width  # forward, all keys
+    assert 4 * layers * block < trained.amount / tokens < 4 * layers * block + 4 * attention + 4 * weights
 
 
 @pytest.mark.parametrize("path", ["image.connector.project.weight", "language.blocks.1.attn.body.k.lora_b"])

@@ -1,6 +1,6 @@
 // One new token per row against the keys and values that a cache keeps in pages.
 #pragma once
-#include "matrix.h"
+#include "products.h"
 
 constexpr int CHUNK = 256, SHORT = 64;  // keys that one unit of work looks at, and of a row that has no more than CHUNK
 
@@ -80,8 +80,8 @@ inline void brief_scores(const half_bits* queries, const half_bits* key, const h
             __m512bh part[W];
             for (int h = 0; h < W; h++) {
                 part[h] = (__m512bh)_mm512_loadu_si512(key + at + h * 32);
-                _mm_prefetch(reinterpret_cast<const char*>(key + at + h * 32) + STREAM, _MM_HINT_T0);
-                _mm_prefetch(reinterpret_cast<const char*>(value + at + h * 32), _MM_HINT_T0);
+                ask_for(reinterpret_cast<const char*>(key + at + h * 32) + STREAM);
+                ask_for(value + at + h * 32);
             }
             for (int q = 0; q < G; q++) {
                 sums[q][i] = _mm512_setzero_ps();

@@ -15,7 +15,7 @@ from warnings import warn
 from scops.core.folders import cache_folder
 
 SOURCE = Path(__file__).parent
-FILES = ("sublayers.cpp", "prefill.h", "attention.h", "matrix.h")
+FILES = ("sublayers.cpp", "prefill.h", "attention.h", "products.h", "tiles.h", "matrix.h")
 OPTIONS = (
     "-O3",
     "-march=native",

@@ -123,6 +123,28 @@ static int64_t room_of(const FeedForwardLayer& l, int64_t rows) {
     return Vectors::bytes(rows, l.up.cols) + Vectors::bytes(rows, l.up.rows);
 }
 
+// What a row's query heads found in each chunk of its keys: (rows, heads, chunks), of which `found` has a width more.
+struct Parts {
+    int64_t heads, chunks, width;
+    float *found, *most, *total;
+
+    int64_t at(int64_t row, int64_t head, int64_t chunk) const { return (row * heads + head) * chunks + chunk; }
+
+    // y[from ... upto), columns of one of the heads that stand side by side, out of the first `mine` chunks
+    void join(int64_t row, int64_t mine, int64_t from, int64_t upto, float* y) const {
+        const int64_t head = from / width, first = at(row, head, 0);
+        const float high = *std::max_element(most + first, most + first + mine);
+        float sum = 0;
+        std::fill(y + from, y + upto, 0.0f);
+        for (int64_t c = first; c < first + mine; c++) {
+            const float factor = exponential(most[c] - high);
+            sum += factor * total[c];
+            for (int64_t i = from; i < upto; i++) y[i] += factor * found[c * width + i - head * width];
+        }
+        for (int64_t i = from; i < upto; i++) y[i] /= sum;
+    }
+};
+
 // x += o(attention(rope(q norm(x)), ...)), and the new keys and values into their pages. Called by all threads together.
 static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, const Layer& step, void* x, bool bfloat16,
                       char* room) {
@@ -131,10 +153,10 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
     Vectors in(room, rows, l.q.cols), found(room, rows, q_wide);
     float* q = reinterpret_cast<float*>(room);
     float *k = q + rows * q_wide, *v = k + rows * k_wide;
-    float* partial = v + rows * k_wide;                       // (rows, heads, chunks, width)
-    float* most = partial + rows * l.heads * chunks * width;  // (rows, heads, chunks)
-    float* total = most + rows * l.heads * chunks;            // (rows, heads, chunks)
-    half_bits* q16 = reinterpret_cast<half_bits*>(total + rows * l.heads * chunks);
+    const int64_t units = rows * l.heads * chunks;
+    float* found_in = v + rows * k_wide;
+    const Parts parts{l.heads, chunks, width, found_in, found_in + units * width, found_in + units * (width + 1)};
+    half_bits* q16 = reinterpret_cast<half_bits*>(found_in + units * (width + 2));
     int64_t begin, end;
     share(rows, begin, end);
     for (int64_t row = begin; row < end; row++) {
@@ -175,29 +197,20 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
         const float* slopes = l.slopes ? l.slopes + head * group : nullptr;
         attend_chunk(p, row, head, p.span(row, chunk), q + first, q16 + first, group, l.scale, slopes, out, high, sum);
         for (int64_t i = 0; i < group; i++) {
-            const int64_t at = (row * l.heads + head * group + i) * chunks + chunk;
-            most[at] = high[i], total[at] = sum[i];
-            std::copy(out + i * width, out + (i + 1) * width, partial + at * width);
+            const int64_t at = parts.at(row, head * group + i, chunk);
+            parts.most[at] = high[i], parts.total[at] = sum[i];
+            std::copy(out + i * width, out + (i + 1) * width, parts.found + at * width);
         }
     }
     share(rows * found.groups, begin, end);
     for (int64_t unit = begin; unit < end; unit++) {
-        const int64_t row = unit / found.groups, group_of = unit % found.groups, mine = p.chunks(row);
-        const int64_t last = std::min<int64_t>((group_of + 1) * GROUP, q_wide);
-        for (int64_t from = group_of * GROUP, upto; from < last; from = upto) {  // columns of one head
-            const int64_t head = from / width, at = (row * l.heads + head) * chunks;
-            upto = std::min(last, (head + 1) * width);
-            const float high = *std::max_element(most + at, most + at + mine);
-            float sum = 0, *y = found.row(row);
-            std::fill(y + from, y + upto, 0.0f);
-            for (int64_t c = 0; c < mine; c++) {
-                const float factor = exponential(most[at + c] - high);
-                sum += factor * total[at + c];
-                for (int64_t i = from; i < upto; i++) y[i] += factor * partial[(at + c) * width + i - head * width];
-            }
-            for (int64_t i = from; i < upto; i++) y[i] /= sum;
+        const int64_t row = unit / found.groups, columns = unit % found.groups;
+        const int64_t last = std::min<int64_t>((columns + 1) * GROUP, q_wide);
+        for (int64_t from = columns * GROUP, upto; from < last; from = upto) {
+            upto = std::min(last, (from / width + 1) * width);
+            parts.join(row, p.chunks(row), from, upto, found.row(row));
         }
-        found.round(row, group_of, l.o.format);
+        found.round(row, columns, l.o.format);
     }
 #pragma omp barrier
     project(l.o, found, rows, x, x, bfloat16);

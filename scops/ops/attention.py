@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from scops.ops import varlen
 from scops.ops.blocked import blocked_attention, pays
 from scops.ops.documents import Grouped, attend_grouped, grouped
 from scops.ops.masks import Behind, Causal, Documents, Mask
@@ -46,6 +47,8 @@ def attend(
         return attend(folded_BKTH, k_BKSH, v_BKSH, visible, scale=scale).flatten(1, 2)[:, :, None]
     if isinstance(visible, Documents):
         visible = grouped(visible, queries, q_BNTH.device)
+    if isinstance(visible, Grouped) and varlen.takes(q_BNTH):
+        return varlen.attend_documents(q_BNTH, k_BKSH, v_BKSH, visible.bounds_D1, visible.sizes[0][1], scale=scale)
     if isinstance(visible, Grouped):
         return attend_grouped(q_BNTH, k_BKSH, v_BKSH, visible, lambda q, k, v: attend(q, k, v, Causal(), scale=scale))
     causal = isinstance(visible, Causal) and queries == keys

@@ -1,6 +1,6 @@
 """Attention within the documents of packed rows: documents of like length are one batch, and no dense mask is made."""
 
-# B rows, N query heads, K key heads, T tokens, H head width, R tokens of all rows, S places of all groups
+# B rows, N query heads, K key heads, T tokens, H head width, R tokens of all rows, S places of all groups, D documents
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,15 @@ class Grouped(Mask):
         order_S: flat positions, group by group; behind the end of a shorter document stands its last token again,
             which no token before it sees.
         inverse_R: where in `order_S` each token stands.
-        sizes: documents and tokens per document of each group.
+        sizes: documents and tokens per document of each group, the longest first.
+        bounds_D1: int32, where each document begins among the tokens of all rows one behind the other, and the end.
     """
 
     documents: Documents
     order_S: Tensor
     inverse_R: Tensor
     sizes: tuple[tuple[int, int], ...]
+    bounds_D1: Tensor
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return self.documents(b, h, q, k)
@@ -57,7 +59,14 @@ def grouped(documents: Documents, tokens: int, device: torch.device) -> Grouped:
     inverse_R = np.empty(len(documents.starts) * tokens, np.int64)
     inverse_R[order_S[::-1]] = np.arange(len(order_S))[::-1]  # of equal places the first counts
     sizes = tuple((len(members), longest) for longest, members in groups)
-    return Grouped(documents, torch.from_numpy(order_S).to(device), torch.from_numpy(inverse_R).to(device), sizes)
+    bounds_D1 = np.array([*(first for first, _ in spans), len(inverse_R)], np.int32)
+    return Grouped(
+        documents,
+        torch.from_numpy(order_S).to(device),
+        torch.from_numpy(inverse_R).to(device),
+        sizes,
+        torch.from_numpy(bounds_D1).to(device),
+    )
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
