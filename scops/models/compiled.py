@@ -42,7 +42,8 @@ class _Room:
 class CompiledSteps:
     """In place of `scops.native.steps.Steps`, for systems whose blocks hold self-attention alone.
 
-    On a GPU the graph is also recorded (CUDA graphs). A graph is made per number of rows and capacity, at its first use.
+    On a GPU the graph is also recorded (CUDA graphs), for each cache anew. A graph is made per number of rows and capacity, at its
+    first use.
 
     Args:
         say: is told what is being compiled.
@@ -68,6 +69,8 @@ class CompiledSteps:
             self.say(f"compiling a step of {size[0]} rows with room for {size[1]} tokens (once; some ten seconds)")
             self.seen.add(size)
         keys, values = zip(*(cache.slots[slot] for slot in self.slots), strict=True)
+        for kept in (*keys, *values):  # written in place: torch records no graph of that unless their addresses stay
+            torch._dynamo.mark_static_address(kept)
         assert ctx.positions_BT is not None, "a session knows where its tokens stand"
         return self.compiled(x_BTD, ctx.positions_BT, cache.lengths_B, keys, values)
 
