@@ -17,6 +17,7 @@ from scops.nn.block import Block, Contextual, PreNorm
 from scops.nn.cache import Pair
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
+from scops.nn.norm import RMSNorm
 from scops.ops.attention import Visible, attend, realise, side_by_side
 from scops.ops.masks import Mask, Past, earlier
 from scops.ops.rope import turned
@@ -178,10 +179,10 @@ def hyper_llama(spec: LlamaSpec, layers: Sequence[int], arrangement: str, memory
 
     def hyper_block() -> Block:
         keys = KeysAndValues(spec.dim, spec.kv_heads * spec.head_width, bias="k" in spec.bias)
-        parts = memory, nn.RMSNorm(spec.dim, spec.eps), attention(spec, rope), keys
+        parts = memory, RMSNorm(spec.dim, spec.eps), attention(spec, rope), keys
         return Block(
             attn=ARRANGEMENTS[arrangement](spec, parts),
-            mlp=PreNorm(nn.RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden)),
+            mlp=PreNorm(RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden)),
         )
 
     wrong = [number for number in layers if not 1 <= number <= spec.layers]

@@ -13,6 +13,7 @@ from scops.language.model import LanguageModel
 from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, PreNorm
 from scops.nn.feed_forward import SwiGlu
+from scops.nn.norm import RMSNorm
 from scops.ops.rope import Rope, scaled
 
 
@@ -65,7 +66,7 @@ def assembled(spec: LlamaSpec, blocks: Sequence[Block]) -> LanguageModel:
     return LanguageModel(
         nn.Embedding(spec.vocab, spec.dim),
         blocks,
-        norm=nn.RMSNorm(spec.dim, spec.eps),
+        norm=RMSNorm(spec.dim, spec.eps),
         head=None if spec.tied else nn.Linear(spec.dim, spec.vocab, bias=False),
         window=spec.window,
     )
@@ -73,8 +74,8 @@ def assembled(spec: LlamaSpec, blocks: Sequence[Block]) -> LanguageModel:
 
 def block(spec: LlamaSpec, rope: Rope) -> Block:
     return Block(
-        attn=PreNorm(nn.RMSNorm(spec.dim, spec.eps), attention(spec, rope)),
-        mlp=PreNorm(nn.RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden)),
+        attn=PreNorm(RMSNorm(spec.dim, spec.eps), attention(spec, rope)),
+        mlp=PreNorm(RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden)),
     )
 
 
@@ -83,6 +84,6 @@ def attention(spec: LlamaSpec, rope: Rope, **other: Any) -> SelfAttention:
     width, kv_width = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
     sizes = {"q": (spec.dim, width), "k": (spec.dim, kv_width), "v": (spec.dim, kv_width), "o": (width, spec.dim)}
     parts: dict[str, nn.Module] = {name: nn.Linear(*size, bias=name in spec.bias) for name, size in sizes.items()}
-    parts |= {f"{name}_norm": nn.RMSNorm(spec.head_width, spec.eps) for name in spec.norms}
+    parts |= {f"{name}_norm": RMSNorm(spec.head_width, spec.eps) for name in spec.norms}
     named: dict[str, Any] = parts | other
     return SelfAttention(**named, head_dim=spec.head_width, rope=rope)

@@ -11,6 +11,7 @@ from scops.language.llama import LlamaSpec, assembled, attention, rope_of
 from scops.language.model import LanguageModel
 from scops.nn.block import Block, PreNorm, Routed
 from scops.nn.feed_forward import SwiGlu
+from scops.nn.norm import RMSNorm
 from scops.ops.rope import Rope
 
 EXPERTS = 2
@@ -30,7 +31,7 @@ def block(spec: LlamaSpec, rope: Rope) -> Block:
 
 
 def norm(spec: LlamaSpec) -> Routed:
-    return Routed(*(nn.RMSNorm(spec.dim, spec.eps) for _ in range(EXPERTS)))
+    return Routed(*(RMSNorm(spec.dim, spec.eps) for _ in range(EXPERTS)))
 
 
 def keys(spec: LlamaSpec, name: str) -> Routed:

@@ -16,6 +16,7 @@ from scops.nn.attention import SelfAttention
 from scops.nn.block import Block, Contextual, PreNorm, Routed, run
 from scops.nn.context import Context
 from scops.nn.feed_forward import SwiGlu
+from scops.nn.norm import RMSNorm
 from scops.ops.rope import DynamicNtk, Rotary, plain
 
 
@@ -66,7 +67,7 @@ def qwen(spec: QwenSpec) -> LanguageModel:
     return LanguageModel(
         nn.Embedding(spec.vocab, spec.dim),
         [block(spec, rope) for _ in range(spec.layers)],
-        norm=nn.RMSNorm(spec.dim, spec.eps),
+        norm=RMSNorm(spec.dim, spec.eps),
         head=nn.Linear(spec.dim, spec.vocab, bias=False),
         stretch=None if stretching is None else stretching.stretch,
     )
@@ -78,8 +79,8 @@ def block(spec: QwenSpec, rope: Rotary) -> Block:
     o = nn.Linear(spec.dim, spec.dim, bias=spec.bias)
     return Block(
         attn=PreNorm(
-            nn.RMSNorm(spec.dim, spec.eps),
+            RMSNorm(spec.dim, spec.eps),
             SelfAttention(q=asks, k=k, v=v, o=o, head_dim=spec.dim // spec.heads, rope=rope),
         ),
-        mlp=PreNorm(nn.RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden, bias=spec.bias)),
+        mlp=PreNorm(RMSNorm(spec.dim, spec.eps), SwiGlu(spec.dim, spec.hidden, bias=spec.bias)),
     )

@@ -17,6 +17,7 @@ from scops.nn.attention import CrossAttention, SelfAttention
 from scops.nn.block import Block, PreNorm
 from scops.nn.context import Context, Memory
 from scops.nn.feed_forward import FeedForward, Gated
+from scops.nn.norm import RMSNorm
 from scops.ops.attention import Bias
 from scops.ops.relative import one_sided, two_sided
 
@@ -87,7 +88,7 @@ class Stack(nn.Module):
 
     def __init__(self, spec: T5Spec, bias: RelativeBias, blocks: list[Block]):
         super().__init__()
-        self.bias, self.blocks, self.norm = bias, nn.ModuleList(blocks), nn.RMSNorm(spec.dim, spec.eps)
+        self.bias, self.blocks, self.norm = bias, nn.ModuleList(blocks), RMSNorm(spec.dim, spec.eps)
 
     def run(self, x_BTD: Tensor, ctx: Context) -> Tensor:
         first = next((part for part in self.modules() if isinstance(part, SelfAttention)), None)
@@ -146,12 +147,12 @@ def reading(spec: T5Spec, bias: Bias) -> Block:
 
 
 def writing(spec: T5Spec, bias: Bias, memory: str) -> Block:
-    cross = PreNorm(nn.RMSNorm(spec.dim, spec.eps), CrossAttention(memory, **projections(spec)))
+    cross = PreNorm(RMSNorm(spec.dim, spec.eps), CrossAttention(memory, **projections(spec)))
     return Block(attn=self_attention(spec, bias), cross=cross, mlp=feed_forward(spec))
 
 
 def self_attention(spec: T5Spec, bias: Bias) -> PreNorm:
-    return PreNorm(nn.RMSNorm(spec.dim, spec.eps), SelfAttention(bias=bias, **projections(spec)))
+    return PreNorm(RMSNorm(spec.dim, spec.eps), SelfAttention(bias=bias, **projections(spec)))
 
 
 class Unscaled(nn.Module):
@@ -176,6 +177,6 @@ def feed_forward(spec: T5Spec) -> PreNorm:
     activation = ACTIVATIONS[spec.activation]()
     up, down = nn.Linear(spec.dim, spec.hidden, bias=False), nn.Linear(spec.hidden, spec.dim, bias=False)
     if not spec.gated:
-        return PreNorm(nn.RMSNorm(spec.dim, spec.eps), FeedForward(up, activation, down))
+        return PreNorm(RMSNorm(spec.dim, spec.eps), FeedForward(up, activation, down))
     gate = nn.Linear(spec.dim, spec.hidden, bias=False)
-    return PreNorm(nn.RMSNorm(spec.dim, spec.eps), Gated(gate, activation, up, down))
+    return PreNorm(RMSNorm(spec.dim, spec.eps), Gated(gate, activation, up, down))

@@ -15,7 +15,7 @@ from warnings import warn
 from scops.core.folders import cache_folder
 
 SOURCE = Path(__file__).parent
-FILES = ("sublayers.cpp", "prefill.h", "attention.h", "products.h", "tiles.h", "matrix.h")
+FILES = ("sublayers.cpp", "learning.h", "prefill.h", "attention.h", "products.h", "tiles.h", "matrix.h")
 OPTIONS = (
     "-O3",
     "-march=native",
@@ -36,6 +36,11 @@ SIGNATURES = (
     ("prefill_takes_width", "i", "i"),
     ("prefill_room", "pii", "i"),
     ("prefill", "piiipippfpi", ""),
+    ("rms_norm", "ppppiifii", ""),
+    ("rms_norm_back", "ppppppiiii", ""),
+    ("turn_pairs", "ppppiiiiiifii", ""),
+    ("swiglu", "pppiii", ""),
+    ("swiglu_back", "pppppiii", ""),
 )
 OFF = "SCOPS_NO_KERNELS"
 """Environment variable: set to anything, plain torch computes everything."""

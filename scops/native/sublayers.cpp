@@ -1,5 +1,6 @@
 // Sub-layers of a language model for one new token per row, each in one call: what Python would say in twenty.
 // All arithmetic between products is in float32; the stream is read and written in the system's dtype.
+#include "learning.h"
 #include "prefill.h"
 
 enum NormKind { NO_NORM = 0, ROOT_MEAN_SQUARE = 1, CENTRED = 2 };
@@ -28,11 +29,6 @@ static void norm_in_place(float* x, int64_t width, const Norm& norm) {
 }
 
 enum Activation { RELU = 0, SILU = 1, GELU = 2, GELU_TANH = 3 };
-
-static inline float sigmoid(float x) {
-    const float e = exponential(-std::fabs(x));
-    return (x < 0 ? e : 1) / (1 + e);
-}
 
 // x times the share of a normal distribution below it; the complementary error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26)
 static inline float gelu(float x) {

@@ -218,7 +218,7 @@ def norm_step(norm: nn.Module) -> NormStep | None:
     norm = _first(norm)
     if _bare(norm):
         return NormStep(NormStruct(NO_NORM), ())
-    if type(norm) is nn.RMSNorm and norm.eps is not None:
+    if isinstance(norm, nn.RMSNorm) and norm.eps is not None:
         kind, bias = ROOT_MEAN_SQUARE, None
     elif type(norm) is nn.LayerNorm:
         kind, bias = CENTRED, norm.bias

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from scops.native.learning import Turned, takes
 from scops.nn.block import Contextual, run
 from scops.nn.cache import Pair
 from scops.nn.context import Context
@@ -71,7 +72,7 @@ class SelfAttention(Attention):
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None:
             cos, sin = ctx.once((self.rope, q.dtype), lambda: self.turns(ctx, q.dtype))
-            q, k = turned(q, cos, sin), turned(k, cos, sin)
+            q, k = (Turned.apply(x, cos, sin) if takes(x, cos, sin) else turned(x, cos, sin) for x in (q, k))
         return q, k, v
 
     def attended(self, x_BTD: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:

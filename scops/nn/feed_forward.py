@@ -4,6 +4,8 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu, silu
 
+from scops.native.learning import SwiGluGate, takes
+
 
 class FeedForward(nn.Module):
     """down(activation(up(x)))"""
@@ -41,7 +43,8 @@ class SwiGlu(nn.Module):
         self.norm = norm or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.norm(silu(self.gate(x)) * self.up(x)))
+        gate, up = self.gate(x), self.up(x)
+        return self.down(self.norm(SwiGluGate.apply(gate, up) if takes(gate, up) else silu(gate) * up))
 
 
 class QuickGelu(nn.Module):

@@ -26,6 +26,7 @@ from scops.nn.block import Contextual, PreNorm
 from scops.nn.feed_forward import SwiGlu
 from scops.nn.gate import TanhGate
 from scops.nn.idle import Idle
+from scops.nn.norm import RMSNorm
 from scops.ops.masks import latest
 from scops.systems import Origins
 from scops.systems.llama import language_config, language_spec
@@ -94,12 +95,12 @@ def gated_sublayers(spec: Spec, *, memory: str) -> dict[str, Contextual]:
     sizes, width = spec.language, spec.vision.dim
     q, o = (nn.Linear(sizes.dim, sizes.dim, bias=False) for _ in range(2))
     k, v = (nn.Linear(width, sizes.dim, bias=False) for _ in range(2))
-    norms: dict[str, Any] = {f"{name}_norm": nn.RMSNorm(sizes.head_width, sizes.eps) for name in spec.norms}
+    norms: dict[str, Any] = {f"{name}_norm": RMSNorm(sizes.head_width, sizes.eps) for name in spec.norms}
     attention = CrossAttention(memory, sees=latest, q=q, k=k, v=v, o=o, head_dim=sizes.head_width, **norms)
     gates = [TanhGate(sizes.dim if spec.per_channel else 1) for _ in range(2)]
     return {
-        "gated_attn": PreNorm(nn.RMSNorm(sizes.dim, sizes.eps), attention, scale=gates[0]),
-        "gated_mlp": PreNorm(nn.RMSNorm(sizes.dim, sizes.eps), SwiGlu(sizes.dim, sizes.hidden), scale=gates[1]),
+        "gated_attn": PreNorm(RMSNorm(sizes.dim, sizes.eps), attention, scale=gates[0]),
+        "gated_mlp": PreNorm(RMSNorm(sizes.dim, sizes.eps), SwiGlu(sizes.dim, sizes.hidden), scale=gates[1]),
     }
 
 
