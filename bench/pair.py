@@ -144,8 +144,12 @@ def run(
         found.append(one)
         if not asked.json:
             print(one, flush=True)
+    at = {name: result[name] for name in ("commit", "date")}
     result |= {
-        "pairs": [_summed(one) for one in found if isinstance(one, Pair)],
+        "pairs": [
+            *_before(asked.results, result, asked.only),
+            *(_summed(one) | at for one in found if isinstance(one, Pair)),
+        ],
         "skipped": [asdict(one) for one in found if isinstance(one, Skip)],
     }
     place = keep(asked.results, result, markdown(result))
@@ -167,7 +171,11 @@ def options(
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     parser.add_argument("--results", type=Path, default=HOME / "results", help="folder that keeps them (%(default)s)")
-    parser.add_argument("--only", default="", help="of a bench that takes long (train_step), cases that contain this")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="of a bench that takes long (train_step, systems), cases that contain this; the others stay as kept",
+    )
     asked = parser.parse_args()
     for name in ("rounds", "threads"):
         if getattr(asked, name) < 1:
@@ -204,6 +212,10 @@ def markdown(result: dict[str, Any]) -> str:
             f"{ratio['median']:.3f} | {ratio['min']:.3f} | {ratio['max']:.3f} | {pair['checked']} |"
         )
     lines += ["", "Ratio over 1: scops is faster. Median, minimum and maximum are over the rounds."]
+    for commit, day in dict.fromkeys((pair["commit"], pair["date"]) for pair in result["pairs"] if "commit" in pair):
+        cases = dict.fromkeys(p["case"] for p in result["pairs"] if (p["commit"], p["date"]) == (commit, day))
+        if commit != result["commit"]:
+            lines.append(f"Measured at {commit} on {day}: {', '.join(cases)}.")
     lines += [f"Skipped: {skip['case']}, {skip['why']}." for skip in result["skipped"]]
     return "\n".join(lines) + "\n"
 
@@ -236,6 +248,18 @@ def head(what: str, settings: Settings) -> dict[str, Any]:
         "threads": settings.threads,
         "versions": {name: known[name] for name in ("scops", "python", "torch", "transformers", "pillow")},
     }
+
+
+def _before(folder: Path, result: dict[str, Any], only: str) -> list[dict[str, Any]]:
+    """Where some cases are measured again: the others, as the newest result of this machine has them."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json")) if only]
+    known = [one for one in found if one["hardware"] == result["hardware"]]
+    return [
+        {name: last[name] for name in ("commit", "date")} | pair
+        for last in known[-1:]
+        for pair in last["pairs"]
+        if only not in pair["case"]
+    ]
 
 
 def _summed(pair: Pair) -> dict[str, Any]:

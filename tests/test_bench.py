@@ -222,6 +222,28 @@ def test_results_are_kept_under_what_hardware_and_date(
     assert "Skipped: another, it is not here." in shown
 
 
+def test_cases_that_are_not_measured_again_stay_as_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(settings: Settings) -> Iterator[Pair]:
+        for case in ("reading long", "reading short", "writing"):
+            if settings.only in case:
+                yield Pair(case, "a peer", "tokens", 8, "equal", Seconds((1.0,), (2.0 + bool(settings.only),)))
+
+    for only in ("", "reading"):
+        monkeypatch.setattr(sys, "argv", ["bench", "--json", "--results", str(tmp_path), "--only", only])
+        run("toy", measure, rounds=1)
+        monkeypatch.setattr("bench.pair._commit", lambda: "another commit")
+    (kept,) = tmp_path.glob("toy_*.json")
+    result = json.loads(kept.read_text())
+    assert [(pair["case"], pair["ratio"]["median"]) for pair in result["pairs"]] == [
+        ("writing", 2.0), ("reading long", 3.0), ("reading short", 3.0),
+    ]  # fmt: skip
+    assert [pair["commit"] == "another commit" for pair in result["pairs"]] == [False, True, True]
+    assert (
+        f"Measured at {result['pairs'][0]['commit']} on {result['date']}: writing."
+        in kept.with_suffix(".md").read_text()
+    )
+
+
 @pytest.mark.parametrize("bench", [decode, prefill])
 def test_llama_cpp_is_skipped_with_a_line_where_it_is_not_installed(bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp_peer, "is_here", lambda: False)
