@@ -5,10 +5,13 @@ import ctypes
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scops.native.library import library
 from scops.native.matrix import FORMATS
+
+PLAIN = (Tensor, nn.Parameter)
+"""What lies at one place in memory; other tensors (traced, spread over processes) do not."""
 
 
 def takes(*inputs: Tensor) -> bool:
@@ -16,8 +19,8 @@ def takes(*inputs: Tensor) -> bool:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or not any(x.requires_grad for x in inputs):
         return False
     first = inputs[0]
-    alike = all((x.device, x.dtype) == (first.device, first.dtype) for x in inputs)
-    return alike and first.device.type == "cpu" and first.dtype in FORMATS and library() is not None
+    plain = all(type(x) in PLAIN and (x.device, x.dtype) == (first.device, first.dtype) for x in inputs)
+    return plain and first.device.type == "cpu" and first.dtype in FORMATS and library() is not None
 
 
 class RmsNorm(torch.autograd.Function):

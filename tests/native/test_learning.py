@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import rms_norm, silu
 
 from scops.native.learning import RmsNorm, SwiGluGate, Turned, takes
@@ -96,6 +97,13 @@ def test_modules_take_the_kernels_where_they_learn_and_torch_elsewhere() -> None
     assert takes(feed.gate(x))
     assert not takes(feed.gate(x), x.double())
     assert not takes(x.double().requires_grad_())
+
+
+def test_tensors_without_a_place_are_torchs() -> None:
+    with FakeTensorMode():
+        x = torch.randn(2, 24, requires_grad=True)
+        assert not takes(x)
+        assert RMSNorm(24, 1e-6)(x).shape == (2, 24)
 
 
 def test_without_a_library_torch_computes(monkeypatch) -> None:
