@@ -30,7 +30,7 @@ def ratios(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(places, [f"{what}: {pair['case']} · {pair['peer']}" for what, pair in rows], fontsize=7)
     for place, one, ends in zip(places, middle, spread[1], strict=True):
         axes.annotate(f"{one:.3g}", (max(one + ends, 1), place), (5, -3), textcoords="offset points", fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
     ends = [pair["ratio"][end] for _, pair in rows for end in ("min", "max")]
     axes.set_xlim(min(*ends, 1) / 1.2, max(*ends, 1) * 1.4)
