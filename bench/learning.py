@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.pair import HOME
+from bench.pair import HOME, former
 from scops.core.stage import Stage
 
 SMOOTH = 3
@@ -30,8 +30,7 @@ def parser(what: str, folder: Path) -> argparse.ArgumentParser:
 
 def before(folder: Path, result: Mapping[str, Any], field: str) -> dict[str, Any]:
     """What a former run of the same bench kept, which a run of some goes on with: of this machine, asked as many questions."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json"))]
-    alike = [one for one in found if one["hardware"] == result["hardware"] and one["asked"] == result["asked"]]
+    alike = [one for one in former(folder, result) if one["asked"] == result["asked"]]
     return dict(alike[-1][field]) if alike else {}
 
 

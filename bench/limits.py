@@ -20,6 +20,7 @@ from torch import nn
 from bench.pair import Settings, beginning, head, keep, options
 from scops.core.batch import Batch, Example
 from scops.core.device import device_of
+from scops.core.session import Session
 from scops.core.stage import Stage
 from scops.data.collate import pack, pad
 from scops.models.decoder import MultimodalDecoder
@@ -140,12 +141,19 @@ def decoding(member: Member, system: MultimodalDecoder, machine: Machine, contex
     batch, seconds = words(system, [context], machine.device), []
     for round_ in range(rounds + 1):
         session = system.session(batch, context + NEW)
-        steps = lambda: [session.step(session.logits_BV.argmax(-1)).argmax().item() for _ in range(NEW)]  # noqa: B023
-        found = clocked(machine.device, steps)
+        found = clocked(machine.device, lambda: write(session))  # noqa: B023
         seconds += [found] if round_ else []
     kept = session.cache.nbytes * (context + NEW // 2) / (context + NEW)
     amount = (read_per_token(system) + kept) * NEW
     return Found(f"{member.name}: decoding after {context} tokens", NEW, amount, machine.reads, tuple(seconds))
+
+
+def write(session: Session) -> None:
+    """Greedily; each token is read by the host, as whoever writes it out must."""
+    for _ in range(NEW):
+        ids_B = session.logits_BV.argmax(-1)
+        ids_B.tolist()
+        session.step(ids_B)
 
 
 @torch.no_grad()

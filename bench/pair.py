@@ -9,7 +9,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,15 +250,19 @@ def head(what: str, settings: Settings) -> dict[str, Any]:
     }
 
 
+def former(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What earlier runs of the same bench on this machine kept, the newest last."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json"))]
+    return [one for one in found if one["hardware"] == result["hardware"]]
+
+
 def _before(folder: Path, result: dict[str, Any], only: str) -> list[dict[str, Any]]:
     """Where some cases are measured again: the others, as the newest result of this machine has them."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{result['what']}_*.json")) if only]
-    known = [one for one in found if one["hardware"] == result["hardware"]]
     return [
         {name: last[name] for name in ("commit", "date")} | pair
-        for last in known[-1:]
+        for last in former(folder, result)[-1:]
         for pair in last["pairs"]
-        if only not in pair["case"]
+        if only and only not in pair["case"]
     ]
 
 

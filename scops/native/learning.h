@@ -72,73 +72,74 @@ void swiglu_back(const Kept* gate, const Kept* up, const Kept* dy, Kept* dgate, 
     }
 }
 
-// y (rows, tokens, heads, width) = x with the pairs (i, i + turned / 2) turned by their angles, or back by them with sign -1;
-// cosine, sine (rows or 1, tokens, turned)
+// y (turned) = x with the pairs (i, i + turned / 2) turned by their angles, or back by them with sign -1; y may be x
+template <typename Kept>
+inline void turn_head(const Kept* x, const Kept* cosine, const Kept* sine, Kept* y, int64_t turned, float sign) {
+    const int64_t half = turned / 2;
+#pragma omp simd
+    for (int64_t i = 0; i < half; i++) {
+        const float a = number(x[i]), b = number(x[i + half]);
+        put(y[i], a * number(cosine[i]) - sign * b * number(sine[i]));
+        put(y[i + half], b * number(cosine[i + half]) + sign * a * number(sine[i + half]));
+    }
+}
+
+// y (rows, tokens, heads, width); cosine, sine (rows or 1, tokens, turned)
 template <typename Kept>
 void turn_pairs(const Kept* x, const Kept* cosine, const Kept* sine, Kept* y, int64_t rows, int64_t of_each_row, int64_t tokens,
                 int64_t heads, int64_t width, int64_t turned, float sign, int64_t threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t token = 0; token < rows * tokens; token++) {
-        const int64_t angle = (of_each_row ? token : token % tokens) * turned, half = turned / 2;
-        const Kept *cos = cosine + angle, *sin = sine + angle;
+        const int64_t angle = (of_each_row ? token : token % tokens) * turned;
         for (int64_t at = token * heads * width; at < (token + 1) * heads * width; at += width) {
-            const Kept* from = x + at;
-            Kept* to = y + at;
-#pragma omp simd
-            for (int64_t i = 0; i < half; i++) {
-                const float a = number(from[i]), b = number(from[i + half]);
-                put(to[i], a * number(cos[i]) - sign * b * number(sin[i]));
-                put(to[i + half], b * number(cos[i + half]) + sign * a * number(sin[i + half]));
-            }
-            std::copy(from + turned, from + width, to + turned);
+            turn_head(x + at, cosine + angle, sine + angle, y + at, turned, sign);
+            std::copy(x + at + turned, x + at + width, y + at + turned);
         }
     }
 }
 
-extern "C" {
-
-void turn_pairs(const void* x, const void* cosine, const void* sine, void* y, int64_t rows, int64_t of_each_row, int64_t tokens,
-                int64_t heads, int64_t width, int64_t turned, float sign, int64_t bfloat16, int64_t threads) {
-    if (bfloat16)
-        turn_pairs(static_cast<const half_bits*>(x), static_cast<const half_bits*>(cosine), static_cast<const half_bits*>(sine),
-                   static_cast<half_bits*>(y), rows, of_each_row, tokens, heads, width, turned, sign, threads);
-    else
-        turn_pairs(static_cast<const float*>(x), static_cast<const float*>(cosine), static_cast<const float*>(sine),
-                   static_cast<float*>(y), rows, of_each_row, tokens, heads, width, turned, sign, threads);
+// Calls with a number of the kind that is kept; `in` and `out` are addresses of that kind.
+template <typename Call>
+inline void by_kind(bool bfloat16, Call call) {
+    bfloat16 ? call(half_bits()) : call(float());
 }
+
+template <typename Kept>
+inline const Kept* in(const void* x, Kept) { return static_cast<const Kept*>(x); }
+
+template <typename Kept>
+inline Kept* out(void* x, Kept) { return static_cast<Kept*>(x); }
+
+extern "C" {
 
 void rms_norm(const void* x, const float* weight, void* y, float* inverse, int64_t rows, int64_t width, float eps, int64_t bfloat16,
               int64_t threads) {
-    if (bfloat16)
-        rms_norm(static_cast<const half_bits*>(x), weight, static_cast<half_bits*>(y), inverse, rows, width, eps, threads);
-    else
-        rms_norm(static_cast<const float*>(x), weight, static_cast<float*>(y), inverse, rows, width, eps, threads);
+    by_kind(bfloat16, [&](auto kind) { rms_norm(in(x, kind), weight, out(y, kind), inverse, rows, width, eps, threads); });
 }
 
 void rms_norm_back(const void* x, const float* weight, const float* inverse, const void* dy, void* dx, float* dweight, int64_t rows,
                    int64_t width, int64_t bfloat16, int64_t threads) {
-    if (bfloat16)
-        rms_norm_back(static_cast<const half_bits*>(x), weight, inverse, static_cast<const half_bits*>(dy), static_cast<half_bits*>(dx),
-                      dweight, rows, width, threads);
-    else
-        rms_norm_back(static_cast<const float*>(x), weight, inverse, static_cast<const float*>(dy), static_cast<float*>(dx), dweight,
-                      rows, width, threads);
+    by_kind(bfloat16, [&](auto kind) {
+        rms_norm_back(in(x, kind), weight, inverse, in(dy, kind), out(dx, kind), dweight, rows, width, threads);
+    });
 }
 
 void swiglu(const void* gate, const void* up, void* y, int64_t count, int64_t bfloat16, int64_t threads) {
-    if (bfloat16)
-        swiglu(static_cast<const half_bits*>(gate), static_cast<const half_bits*>(up), static_cast<half_bits*>(y), count, threads);
-    else
-        swiglu(static_cast<const float*>(gate), static_cast<const float*>(up), static_cast<float*>(y), count, threads);
+    by_kind(bfloat16, [&](auto kind) { swiglu(in(gate, kind), in(up, kind), out(y, kind), count, threads); });
 }
 
 void swiglu_back(const void* gate, const void* up, const void* dy, void* dgate, void* dup, int64_t count, int64_t bfloat16,
                  int64_t threads) {
-    if (bfloat16)
-        swiglu_back(static_cast<const half_bits*>(gate), static_cast<const half_bits*>(up), static_cast<const half_bits*>(dy),
-                    static_cast<half_bits*>(dgate), static_cast<half_bits*>(dup), count, threads);
-    else
-        swiglu_back(static_cast<const float*>(gate), static_cast<const float*>(up), static_cast<const float*>(dy),
-                    static_cast<float*>(dgate), static_cast<float*>(dup), count, threads);
+    by_kind(bfloat16, [&](auto kind) {
+        swiglu_back(in(gate, kind), in(up, kind), in(dy, kind), out(dgate, kind), out(dup, kind), count, threads);
+    });
+}
+
+void turn_pairs(const void* x, const void* cosine, const void* sine, void* y, int64_t rows, int64_t of_each_row, int64_t tokens,
+                int64_t heads, int64_t width, int64_t turned, float sign, int64_t bfloat16, int64_t threads) {
+    by_kind(bfloat16, [&](auto kind) {
+        turn_pairs(in(x, kind), in(cosine, kind), in(sine, kind), out(y, kind), rows, of_each_row, tokens, heads, width, turned, sign,
+                   threads);
+    });
 }
 }

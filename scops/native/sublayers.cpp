@@ -49,14 +49,6 @@ static void activate(float* x, int64_t count, int64_t activation) {
         for (int64_t i = 0; i < count; i++) x[i] *= sigmoid(1.59576912f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
 }
 
-static void turn(float* x, int64_t width, const float* cosine, const float* sine) {
-    for (int64_t i = 0; i < width / 2; i++) {
-        const float a = x[i], b = x[i + width / 2];
-        x[i] = a * cosine[i] - b * sine[i];
-        x[i + width / 2] = b * cosine[i + width / 2] + a * sine[i + width / 2];
-    }
-}
-
 static void gather(const void* x, int64_t row, bool bfloat16, const Vectors& to) {
     for (int64_t i = 0; i < to.cols; i++) to.row(row)[i] = load(x, row * to.cols + i, bfloat16);
 }
@@ -171,7 +163,7 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
         const float *cosine = step.cosine + row * step.turned, *sine = step.sine + row * step.turned;
         float *key = k + row * k_wide + head * width, *value = v + row * k_wide + head * width;
         norm_in_place(key, width, l.k_norm);
-        if (step.cosine) turn(key, step.turned, cosine, sine);
+        if (step.cosine) turn_head(key, cosine, sine, key, step.turned, 1);
         for (int64_t i = 0; i < width; i++) {
             store(p.keys, at + i, key[i], p.bfloat16);
             store(p.values, at + i, value[i], p.bfloat16);
@@ -179,7 +171,7 @@ static void attention(const AttentionLayer& l, const Pages& p, int64_t rows, con
         for (int64_t h = head * group; h < (head + 1) * group; h++) {
             float* query = q + row * q_wide + h * width;
             norm_in_place(query, width, l.q_norm);
-            if (step.cosine) turn(query, step.turned, cosine, sine);
+            if (step.cosine) turn_head(query, cosine, sine, query, step.turned, 1);
             for (int64_t i = 0; i < width; i++) q16[row * q_wide + h * width + i] = to_bfloat16(query[i]);
         }
     }

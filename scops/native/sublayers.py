@@ -141,13 +141,13 @@ class Told:
 
     def __init__(self, sublayers: Sequence[Known]):
         self.sublayers = sublayers
+        self.first = next((step for step in sublayers if isinstance(step, AttentionStep)), None)
         self.layers = (LayerStruct * len(sublayers))()
         self.keys: Tensor | None = None
         self.moved = 0
 
     def __call__(self, cache: Paged, dtype: torch.dtype, turns: Turns) -> ctypes.Array[LayerStruct]:
-        first = next((step for step in self.sublayers if isinstance(step, AttentionStep)), None)
-        keys = None if first is None else first.pages(cache, dtype)[0]
+        keys = None if self.first is None else self.first.pages(cache, dtype)[0]
         if self.moved != turns.moved or self.keys is not keys:
             for layer, sublayer in zip(self.layers, self.sublayers, strict=True):
                 sublayer.fill(layer, cache, dtype, turns)

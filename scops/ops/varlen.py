@@ -4,6 +4,7 @@
 
 # B rows, N query heads, K key heads, T tokens, H head width, R tokens of all rows, D documents
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,9 @@ WIDEST = 256
 """Numbers per head."""
 
 
-def _kernel() -> Callable[..., Any] | None:
+@cache
+def kernel() -> Callable[..., Any] | None:
+    """torch's, looked for when it is first asked for; None where torch has none that takes grouped heads."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -23,18 +26,11 @@ def _kernel() -> Callable[..., Any] | None:
     return varlen_attn if "enable_gqa" in signature(varlen_attn).parameters else None
 
 
-KERNEL = _kernel()
-
-
 def takes(q_BNTH: Tensor) -> bool:
     """Whether the kernel is there for these."""
-    fits = q_BNTH.is_cuda and q_BNTH.dtype in HALVES and q_BNTH.shape[-1] <= WIDEST
-    return (
-        fits
-        and KERNEL is not None
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(q_BNTH.device) >= (8, 0)
-    )
+    if not q_BNTH.is_cuda or q_BNTH.dtype not in HALVES or q_BNTH.shape[-1] > WIDEST or torch.version.hip is not None:
+        return False
+    return kernel() is not None and torch.cuda.get_device_capability(q_BNTH.device) >= (8, 0)
 
 
 def attend_documents(
@@ -46,9 +42,10 @@ def attend_documents(
         bounds_D1: int32, where each document begins among the tokens of all rows one behind the other, and the end.
         longest: tokens of the longest document.
     """
-    assert KERNEL is not None, "attend_documents was called where takes() says no"
+    call = kernel()
+    assert call is not None, "attend_documents was called where takes() says no"
     q_RNH, k_RKH, v_RKH = (x.transpose(1, 2).flatten(0, 1) for x in (q_BNTH, k_BKTH, v_BKTH))
-    out_RNH = KERNEL(
+    out_RNH = call(
         q_RNH, k_RKH, v_RKH, bounds_D1, bounds_D1, longest, longest, scale=scale, window_size=(-1, 0),
         enable_gqa=q_BNTH.shape[1] != k_BKTH.shape[1],
     )  # fmt: skip
